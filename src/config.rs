@@ -1,0 +1,1 @@
+//! config.toml, environment, flags → each room's `Options`.

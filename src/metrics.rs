@@ -1,0 +1,1 @@
+//! Every Prometheus series, by name, in one place (contract §8).

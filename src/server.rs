@@ -1,0 +1,1 @@
+//! The only wiring: bind → run → drain; owns the only `JoinSet`.
