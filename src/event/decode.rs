@@ -84,7 +84,7 @@ impl Classifier {
             Fate::Drop => details.clear(),
         }
         for (name, value) in rest {
-            details.entry(name).or_insert(value);
+            join(&mut details, name, value);
         }
         if let Some(args) = &kind.args {
             details.insert("args".to_owned(), Value::String(args.clone()));
@@ -160,13 +160,13 @@ pub(super) fn lists(kind: &EventType, outcome: Outcome) -> Lists {
 /// Flat fields, and what `data` and `payload` hold, in this order of precedence. Of two fields of one name the last counts.
 fn flat(fields: &[(Vec<u8>, Vec<u8>)]) -> Result<Envelope<'_>, Invalid> {
     let mut envelope = Envelope::default();
+    let mut event_type = None;
     let mut data = None;
     let mut payload = None;
     for (name, value) in fields {
         let name = String::from_utf8_lossy(name);
         if name == "event_type" {
-            let text = std::str::from_utf8(value).map_err(|_| Invalid::BadUtf8)?;
-            envelope.event_type = Some(Part::Text(Cow::Borrowed(text)));
+            event_type = Some(value);
             continue;
         }
         let text = String::from_utf8_lossy(value);
@@ -192,6 +192,11 @@ fn flat(fields: &[(Vec<u8>, Vec<u8>)]) -> Result<Envelope<'_>, Invalid> {
         // A flat field can hold members only as JSON text; what is masked must be masked there too.
         let value = parse_nested(&text).unwrap_or_else(|| Value::String(text.into_owned()));
         envelope.rest.insert(name.into_owned(), value);
+    }
+    if let Some(name) = event_type {
+        // A name that is not UTF-8 would be counted as what it is not; other fields lose only what cannot be read.
+        let name = std::str::from_utf8(name).map_err(|_| Invalid::BadUtf8)?;
+        envelope.event_type = Some(Part::Text(Cow::Borrowed(name)));
     }
     for nested in [data, payload].into_iter().flatten() {
         merge(&mut envelope, nested);
@@ -222,13 +227,21 @@ fn merge<'a>(over: &mut Envelope<'a>, under: Envelope<'a>) {
             let none = Mask::new(&[], &[]);
             let mut members = details_of(Some(mine), &none);
             for (name, value) in details_of(Some(theirs), &none) {
-                members.entry(name).or_insert(value);
+                join(&mut members, name, value);
             }
             Some(Part::Other(Value::Object(members)))
         }
     };
     for (name, value) in rest {
-        over.rest.entry(name).or_insert(value);
+        join(&mut over.rest, name, value);
+    }
+}
+
+/// Adds a member that is not there yet; one that is `null` is not there.
+fn join(members: &mut Map<String, Value>, name: String, value: Value) {
+    let place = members.entry(name).or_insert(Value::Null);
+    if place.is_null() {
+        *place = value;
     }
 }
 

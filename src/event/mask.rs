@@ -9,6 +9,10 @@ pub const MASKED: [&str; 10] =
 /// What stands in place of a masked value.
 pub const MASK: &str = "***";
 
+/// Objects and arrays deeper than this in `details` become their JSON text. What is read here is written into records that put it
+/// deeper still, and those must stay readable: JSON readers give up at 128.
+const DEPTH_MAX: usize = 32;
+
 /// What becomes of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -52,14 +56,23 @@ impl Mask {
         }
     }
 
-    /// Masks and drops members, and removes those that are `null`, which count as absent.
+    /// Masks and drops members, removes those that are `null`, which count as absent, and flattens what is too deep.
     pub(super) fn apply(&self, members: &mut Map<String, Value>) {
+        self.members(members, 1);
+    }
+
+    /// The same for whatever objects a value holds.
+    pub(super) fn apply_inside(&self, value: &mut Value) {
+        self.inside(value, 1);
+    }
+
+    fn members(&self, members: &mut Map<String, Value>, depth: usize) {
         members.retain(|name, value| {
             if value.is_null() {
                 return false;
             }
             match self.fate(name) {
-                Fate::Keep => self.apply_inside(value),
+                Fate::Keep => self.inside(value, depth + 1),
                 Fate::Mask => *value = Value::String(MASK.to_owned()),
                 Fate::Drop => return false,
             }
@@ -67,12 +80,15 @@ impl Mask {
         });
     }
 
-    /// The same for whatever objects a value holds. What serde_json reads is at most 128 deep.
-    pub(super) fn apply_inside(&self, value: &mut Value) {
+    /// Goes as deep as serde_json read, at most 128.
+    fn inside(&self, value: &mut Value, depth: usize) {
         match value {
-            Value::Object(members) => self.apply(members),
-            Value::Array(values) => values.iter_mut().for_each(|value| self.apply_inside(value)),
-            _ => {}
+            Value::Object(members) => self.members(members, depth),
+            Value::Array(values) => values.iter_mut().for_each(|value| self.inside(value, depth + 1)),
+            _ => return,
+        }
+        if depth == DEPTH_MAX + 1 {
+            *value = Value::String(value.to_string());
         }
     }
 }
@@ -113,5 +129,14 @@ mod tests {
         );
         check(&["a"], &["A"], json!({"a": 1, "b": {"A": 2, "c": 3}}), json!({"b": {"c": 3}}));
         check(&[], &[], json!({"a": null, "b": {"c": null}, "token": null, "d": [null]}), json!({"b": {}, "d": [null]}));
+    }
+
+    #[test]
+    fn what_is_too_deep_becomes_text_and_is_masked_all_the_same() {
+        let nested = |n: usize, inner: Value| (0..n).fold(inner, |value, _| json!({ "a": value }));
+        check(&[], &[], nested(DEPTH_MAX, json!(1)), nested(DEPTH_MAX, json!(1)));
+        check(&[], &[], nested(DEPTH_MAX + 1, json!(1)), nested(DEPTH_MAX, json!("{\"a\":1}")));
+        let deep = nested(DEPTH_MAX, json!([{"b": [{"token": "x"}]}]));
+        check(&[], &[], deep, nested(DEPTH_MAX, json!("[{\"b\":[{\"token\":\"***\"}]}]")));
     }
 }

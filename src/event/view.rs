@@ -53,7 +53,8 @@ impl<'a> Event<'a> {
     /// What an alert says of this event (contract §5): its own message, else who did what from where. One line of at most 512
     /// characters, with control characters as spaces.
     pub fn message_line(&self) -> String {
-        if let Some(message) = &self.message {
+        let shows = |text: &&Cow<'a, str>| text.chars().any(|c| !c.is_whitespace() && !breaks_line(c));
+        if let Some(message) = self.message.as_ref().filter(shows) {
             return line(message);
         }
         let who = self.username.as_deref().or(self.user_id.as_deref()).unwrap_or("unknown");
