@@ -6,8 +6,27 @@ use std::{borrow::Cow, sync::Arc};
 
 use serde_json::{Map, Value};
 
+mod classify;
+mod contract;
+mod decode;
+mod envelope;
 mod id;
+mod mask;
+mod normal;
+mod pattern;
+mod time;
+mod view;
+mod words;
+
+pub use classify::{Classifier, EVENT_TYPE_BYTES_MAX, list_name};
+pub use contract::{HIGH, LIST_NAMES, MEDIUM};
+pub use decode::ENTRY_BYTES_MAX;
 pub use id::EntryId;
+pub use mask::{MASK, MASKED};
+pub use pattern::{PatternError, PatternFault};
+pub use time::{SKEW_MS_MAX, parse_ms};
+pub use view::MESSAGE_CHARS_MAX;
+pub use words::UnknownSeverity;
 
 /// How bad it is. `Low < Medium < High < Critical` (contract §3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
