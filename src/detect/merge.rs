@@ -139,6 +139,11 @@ impl<T> Merge<T> {
         stream.items.extend(entries);
     }
 
+    /// Up to where this stream is complete, Unix ms.
+    pub fn complete_through(&self, stream: usize) -> u64 {
+        self.streams.get(stream).map_or(0, |s| s.complete_through_ms)
+    }
+
     /// Up to where every voting stream is complete; without one that votes, the store's clock.
     pub fn watermark(&self) -> u64 {
         let voting = self.streams.iter().filter(|s| s.voting).map(|s| s.complete_through_ms);

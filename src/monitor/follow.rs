@@ -12,7 +12,7 @@ use super::{
 use crate::{
     detect::{
         GapReason,
-        merge::{self, Step},
+        merge::{self, Item, Step},
     },
     event::EntryId,
     store::{CommitRecord, Entry, Store, StoreError},
@@ -104,13 +104,13 @@ pub(super) async fn apply(
     Ok(())
 }
 
-fn replay_items(engine: &Engine, items: Vec<(usize, Entry)>) -> Vec<merge::Item<(usize, Entry)>> {
+fn replay_items(engine: &Engine, items: Vec<(usize, Entry)>) -> Vec<Item<(usize, Entry)>> {
     items
         .into_iter()
-        .map(|(index, entry)| merge::Item {
-            id: entry.id,
-            stream: engine.streams[index].key.clone(),
-            value: (index, entry),
+        .map(|(index, entry)| Item {
+            stream: engine.streams[index].key.as_str().into(),
+            entry: entry.id,
+            item: (index, entry),
         })
         .collect()
 }
@@ -130,11 +130,11 @@ pub(super) fn take_step(
     };
     match step {
         Step::Observe { time_ms, item } => {
-            let (index, entry) = item;
+            let (index, entry) = item.item;
             engine.observe(index, &entry, time_ms, entry.id.ms.min(now_ms), None, effects, sink);
         }
         Step::Future { time_ms, ahead_ms, item } => {
-            let (index, entry) = item;
+            let (index, entry) = item.item;
             engine.observe(index, &entry, time_ms, now_ms, Some(ahead_ms), effects, sink);
         }
         Step::CloseTo(slot_end) => engine.close_to(slot_end, effects),
@@ -159,6 +159,10 @@ impl Monitor {
                 }
             }
             if Instant::now() >= next_try {
+                if state.commit > 0 && !self.store.commits(state.commit - 1, 1).await?.iter().any(|r| r.n == state.commit) {
+                    tracing::warn!("the store lost commits that this node has followed: the state is read anew");
+                    return Ok(End::Again);
+                }
                 let lease = self.store.lease(&self.node, state.fence).await?;
                 state.fence = state.fence.max(lease.fence);
                 if lease.node == self.node {

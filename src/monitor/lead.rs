@@ -84,12 +84,11 @@ impl Monitor {
     pub(super) async fn lead(&mut self, state: &mut State, fence: u64) -> Result<End, StoreError> {
         tracing::info!("this node leads (fence {fence}), from commit {} on", state.commit);
         let now = Instant::now();
-        let interval = state.engine.interval_ms();
         for stream in &mut state.engine.streams {
             stream.moved = true;
             stream.fault = None;
         }
-        let mut merge = Merge::new(interval);
+        let mut merge = Merge::new(0);
         for stream in &state.engine.streams {
             merge.add(&stream.key);
         }
@@ -238,6 +237,7 @@ impl Monitor {
             let now = self.store.recover().await?;
             l.state.epoch = now.epoch;
             l.state.seq = now.seq;
+            l.state.commit = now.commit;
             for stream in &mut l.state.engine.streams {
                 stream.moved = true;
             }
@@ -384,7 +384,7 @@ impl Monitor {
     /// Everything that the arrival clock releases, into the state machine, with a commit wherever one must be.
     async fn take(&mut self, l: &mut Leader<'_>) -> Result<(), Halt> {
         let slot_before = l.state.engine.detector.last_slot();
-        let steps = l.merge.steps(l.state.engine.detector.last_slot());
+        let steps = l.merge.steps(l.state.engine.detector.last_slot(), l.state.engine.interval_ms());
         let mut taken = 0;
         let now_ms = l.store_ms;
         for step in steps {
@@ -538,8 +538,7 @@ impl Monitor {
     /// Makes true together what has been decided. Tries until it is stored, another node leads, or the daemon stops.
     async fn commit(&mut self, l: &mut Leader<'_>) -> Result<(), Halt> {
         let effects = std::mem::take(&mut l.effects);
-        let mut record = l.state.engine.record(l.store_ms, effects.marks);
-        record.n = l.state.commit + 1;
+        let record = l.state.engine.record(l.merge.time(), effects.marks);
         let mut commit = Commit {
             fence: l.fence,
             entries: l.state.engine.log_entries(&effects.alerts),
@@ -547,7 +546,6 @@ impl Monitor {
             dead_letters: effects.dead_letters,
         };
         let begun = Instant::now();
-        let mut tried = false;
         loop {
             match self.store.commit(&commit).await {
                 Ok(committed) => {
@@ -556,38 +554,36 @@ impl Monitor {
                     break;
                 }
                 Err(StoreError::Fenced) => return Err(Halt::Fenced),
-                Err(StoreError::Conflict) if tried => {
-                    // The try before this one went through, though its answer did not.
-                    let Ok(recovered) = self.store.recover().await else { continue };
-                    if recovered.commit != commit.record.n {
-                        return Err(Halt::Fenced);
-                    }
-                    l.state.commit = recovered.commit;
-                    l.state.seq = recovered.seq;
-                    break;
-                }
-                Err(StoreError::Conflict) => return Err(Halt::Fenced),
                 Err(error) => {
-                    tried = true;
                     self.store_down(&mut l.outage, &error);
                     self.tell_sources(l, false);
-                    tokio::select! {
-                        () = sleep_until(Instant::now() + l.outage.pause()) => {}
-                        () = self.stop.cancelled() => return Err(Halt::Stopped),
-                    }
-                    match self.renew(l).await {
-                        Ok(()) => {
-                            commit.fence = l.fence;
-                            if l.state.engine.streams.iter().any(|s| s.moved) {
-                                // The store lost its table of positions: all of them go with this commit.
-                                commit.record.done =
-                                    l.state.engine.streams.iter().map(|s| (s.key.clone(), s.done)).collect();
-                            }
-                        }
-                        Err(Halt::Store(_)) => {}
-                        Err(halt) => return Err(halt),
+                }
+            }
+            tokio::select! {
+                () = sleep_until(Instant::now() + l.outage.pause()) => {}
+                () = self.stop.cancelled() => return Err(Halt::Stopped),
+            }
+            // The answer may be all that was lost.
+            match self.store.commits(l.state.commit, 1).await.as_deref() {
+                Ok([found]) if found.same_as(&commit.record) => {
+                    l.state.commit = found.n;
+                    l.state.seq = self.store.log_bounds().await.map_or(l.state.seq, |bounds| bounds.head);
+                    break;
+                }
+                Ok([_, ..]) => return Err(Halt::Fenced),
+                Ok([]) => {}
+                Err(_) => continue,
+            }
+            match self.renew(l).await {
+                Ok(()) => {
+                    commit.fence = l.fence;
+                    if l.state.engine.streams.iter().any(|s| s.moved) {
+                        // The store lost its table of positions: all of them go with this commit.
+                        commit.record.done = l.state.engine.streams.iter().map(|s| (s.key.clone(), s.done)).collect();
                     }
                 }
+                Err(Halt::Store(_)) => {}
+                Err(halt) => return Err(halt),
             }
         }
         if l.outage.since.is_some() {

@@ -159,6 +159,13 @@ pub struct CommitRecord {
     pub fingerprint: String,
 }
 
+impl CommitRecord {
+    /// The same record, whatever number the store gave it.
+    pub fn same_as(&self, other: &CommitRecord) -> bool {
+        (self.slot, self.time, &self.done, &self.marks) == (other.slot, other.time, &other.done, &other.marks)
+    }
+}
+
 /// What a commit gave.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
