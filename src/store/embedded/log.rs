@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::digest::{Context, SHA256, digest};
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 
 use super::{
@@ -117,6 +117,27 @@ pub(super) fn fenced(group: &Group<'_, '_>, fence: u64) -> Done<()> {
     Ok(())
 }
 
+/// Tells one commit from another. One whose answer said "failed" may be on the disk all the same: a failed fsync does not say
+/// what it wrote.
+fn fingerprint(commit: &Commit, json: &[u8]) -> String {
+    let mut bytes = Vec::with_capacity(256 + json.len());
+    bytes.extend_from_slice(&commit.fence.to_be_bytes());
+    put_block(&mut bytes, json);
+    for entry in &commit.entries {
+        put_block(&mut bytes, entry.alert_id.as_bytes());
+        put_block(&mut bytes, entry.body.as_bytes());
+        bytes.extend_from_slice(&[u8::from(entry.firing), u8::from(entry.first)]);
+    }
+    for letter in &commit.dead_letters {
+        for part in [&letter.source, &letter.stream, &letter.reason, &letter.body] {
+            put_block(&mut bytes, part.as_bytes());
+        }
+        bytes.extend_from_slice(&letter.entry.ms.to_be_bytes());
+        bytes.extend_from_slice(&letter.entry.seq.to_be_bytes());
+    }
+    hex(digest(&SHA256, &bytes).as_ref())
+}
+
 /// The commit. Everything that can be refused is refused before the first write.
 pub(super) fn commit(group: &mut Group<'_, '_>, commit: &Commit) -> Done<Committed> {
     fenced(group, commit.fence)?;
@@ -129,8 +150,14 @@ pub(super) fn commit(group: &mut Group<'_, '_>, commit: &Commit) -> Done<Committ
     let entries = u64::try_from(commit.entries.len()).unwrap_or(u64::MAX);
     seq.checked_add(entries).ok_or_else(used_up)?;
     let mut record = commit.record.clone();
+    record.n = 0;
+    let fault = |e: serde_json::Error| Fault::broken(format!("the commit record cannot be written: {e}"));
+    let last = fingerprint(commit, &serde_json::to_vec(&record).map_err(fault)?);
+    if group.text(name::LAST)? == last {
+        return Ok(Committed { n: n - 1, seq, known: group.number(name::LAST_KNOWN)? });
+    }
     record.n = n;
-    let json = serde_json::to_vec(&record).map_err(|e| Fault::broken(format!("the commit record cannot be written: {e}")))?;
+    let json = serde_json::to_vec(&record).map_err(fault)?;
 
     let mut known = 0;
     for NewEntry { alert_id, body, firing, first } in &commit.entries {
@@ -153,6 +180,8 @@ pub(super) fn commit(group: &mut Group<'_, '_>, commit: &Commit) -> Done<Committ
     group.set_number(name::SLOT, record.slot)?;
     group.set_number(name::SEQ, seq)?;
     group.set_text(name::CHECK, &check)?;
+    group.set_text(name::LAST, &last)?;
+    group.set_number(name::LAST_KNOWN, known)?;
     group.changes.commits = true;
     while group.tables.commits.len()? > group.options.commits_max.max(1) {
         group.tables.commits.pop_first()?;
@@ -316,6 +345,7 @@ pub(super) fn restore(group: &mut Group<'_, '_>, fence: u64, epoch: &str, entrie
         group.set_text(name::EPOCH, epoch)?;
         group.set_number(name::SEQ, seq)?;
         group.set_text(name::CHECK, &newest)?;
+        group.set_text(name::LAST, "")?;
     }
     Ok(())
 }

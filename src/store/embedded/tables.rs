@@ -56,6 +56,9 @@ pub(super) mod name {
     pub const SNAPSHOT: &str = "snapshot";
     pub const EPOCH: &str = "epoch";
     pub const CHECK: &str = "check";
+    /// What the last commit was, and how many of its entries were known: the same asked again is not done again.
+    pub const LAST: &str = "last";
+    pub const LAST_KNOWN: &str = "last_known";
     pub const LEASE_NODE: &str = "lease_node";
 }
 
