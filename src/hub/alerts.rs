@@ -35,6 +35,11 @@ impl AlertFrame {
         Some(AlertFrame { pos, view, frame, replayed: OnceLock::new(), body: entry.body.into() })
     }
 
+    /// The entry as the store had it.
+    pub(super) fn as_stored(&self) -> LogEntry {
+        LogEntry { seq: self.pos.seq, check: self.pos.check.clone(), body: self.body.to_string() }
+    }
+
     /// The same with `replayed`: made when the first client needs it.
     pub fn replayed(&self) -> &Utf8Bytes {
         self.replayed.get_or_init(|| wire::with_pos(&self.body, &self.pos.to_string(), true).into())
@@ -104,6 +109,11 @@ impl Ring {
             generation: 0,
             resets: VecDeque::new(),
         }
+    }
+
+    /// The frames above `seq`, ascending.
+    pub(super) fn frames_after(&self, seq: u64) -> impl Iterator<Item = &Arc<AlertFrame>> {
+        self.slots.iter().filter(move |slot| slot.pos.seq > seq).filter_map(|slot| slot.frame.as_ref())
     }
 
     /// The position after which the ring has everything.

@@ -11,8 +11,7 @@ use super::{
 };
 use crate::{
     detect::{
-        GapReason,
-        merge::{self, Item, Step},
+        self, GapReason, Item, Step,
     },
     event::EntryId,
     store::{CommitRecord, Entry, Store, StoreError},
@@ -82,7 +81,7 @@ pub(super) async fn apply(
         engine.detector.skip_to(record.slot);
     } else {
         let interval = engine.interval_ms();
-        for step in merge::replay(replay_items(engine, items), record.slot, record.time, last_slot, interval) {
+        for step in detect::replay(replay_items(engine, items), record.slot, record.time, last_slot, interval) {
             take_step(engine, step, record.time, &mut effects, &mut sink);
             effects.alerts.clear();
             effects.dead_letters.clear();
@@ -194,7 +193,7 @@ impl Monitor {
                 let mut push = |event: &crate::event::Event<'_>, entry: EntryId, source: &str| {
                     if wanted.is_some_and(|at_least| event.severity >= at_least) {
                         let frame = wire::event_frame(event, entry, source, entry.ms.min(record.time));
-                        hub.push_event(event.severity, &event.kind.normal, frame);
+                        hub.push_event(event.severity, &std::sync::Arc::from(event.kind.normal.as_str()), frame);
                     }
                 };
                 apply(&self.store, &mut state.engine, state.commit, record, &mut state.lost, Some(&mut push)).await?;
@@ -207,8 +206,8 @@ impl Monitor {
             }
             let quiet = last_record.elapsed();
             let limit = self.stale_after();
-            self.health.set("positions", quiet < limit, format!("last commit seen {:.1} s ago", quiet.as_secs_f64()));
-            self.health.set("source", true, "read by the leading node".to_owned());
+            self.tell("positions", quiet < limit, format!("last commit seen {:.1} s ago", quiet.as_secs_f64()));
+            self.tell("source", true, "read by the leading node".to_owned());
         }
     }
 }

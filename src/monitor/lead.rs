@@ -12,12 +12,11 @@ use super::{
     streams::{Fault, Feeds, Stream},
 };
 use crate::{
-    detect::merge::Merge,
+    detect::Merge,
     event::{EntryId, Event},
-    hub::{SourceState, SourceStatus},
     source,
     store::{Commit, Entry, ReadReply, Reader, Snapshot, StoreError, StreamFault},
-    wire,
+    wire::{self, SourceState, SourceStatus},
 };
 
 /// Transitions in one commit at most, so that a script stays short.
@@ -117,7 +116,7 @@ impl Monitor {
         }
         self.role.send_replace(Role::Leading);
         self.metrics.active.set(1);
-        self.health.set("positions", true, "taking over".to_owned());
+        self.tell("positions", true, "taking over".to_owned());
         let end = loop {
             match self.turn(&mut leader).await {
                 Ok(()) => {}
@@ -134,7 +133,7 @@ impl Monitor {
                     self.store_down(&mut leader.outage, &error);
                     self.tell_sources(&leader, false);
                     if leader.outage.since.is_some_and(|s| s.elapsed() >= self.options.source_lag_max) {
-                        self.health.set("source", false, format!("not read: {error}"));
+                        self.tell("source", false, format!("not read: {error}"));
                     }
                     leader.compare_all = true;
                     leader.next_lease = Instant::now();
@@ -182,7 +181,7 @@ impl Monitor {
         let Some((indices, reply)) = reply_at else { return Err(Halt::Stopped) };
         if l.outage.since.is_some() {
             self.store_up(&mut l.outage);
-            self.health.set("source", true, "read".to_owned());
+            self.tell("source", true, "read".to_owned());
             self.tell_sources(l, true);
         }
         self.receive(l, &indices, reply);
@@ -394,7 +393,7 @@ impl Monitor {
                 let mut push = |event: &Event<'_>, entry: EntryId, source: &str| {
                     if wanted.is_some_and(|at_least| event.severity >= at_least) {
                         let frame = wire::event_frame(event, entry, source, entry.ms.min(now_ms));
-                        hub.push_event(event.severity, &event.kind.normal, frame);
+                        hub.push_event(event.severity, &std::sync::Arc::from(event.kind.normal.as_str()), frame);
                     }
                 };
                 take_step(&mut l.state.engine, step, now_ms, &mut l.effects, &mut Some(&mut push));
@@ -417,7 +416,7 @@ impl Monitor {
         }
         if closed {
             self.publish(&l.state.engine, self.crossed_snapshot(slot_before, slot));
-            self.health.set("positions", true, format!("slot {slot} closed"));
+            self.tell("positions", true, format!("slot {slot} closed"));
             self.compare(l, COMPARE_MAX).await?;
         }
         Ok(())
@@ -477,9 +476,9 @@ impl Monitor {
             }
         }
         if failing.is_empty() {
-            self.health.set("source", true, "read".to_owned());
+            self.tell("source", true, "read".to_owned());
         } else {
-            self.health.set("source", false, failing.join("; "));
+            self.tell("source", false, failing.join("; "));
         }
         self.tell_sources(l, true);
     }
@@ -504,7 +503,7 @@ impl Monitor {
             }
             let lag = l.state.engine.streams.iter().filter(own).try_fold(0, |sum, s| s.lag.map(|lag| sum + lag));
             self.metrics.set_source_lag(index, lag);
-            self.hub.push_source(SourceStatus { source: source.name.clone(), state, since_ms: l.store_ms });
+            self.hub.push_source(SourceStatus { source: source.name.clone(), status: state, since_ms: l.store_ms });
         }
     }
 

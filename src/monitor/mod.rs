@@ -16,9 +16,9 @@ use crate::{
     detect,
     event::{self, EntryId},
     hub::Hub,
-    metrics::{Health, Metrics},
+    metrics::{Health, Metrics, unix_ms},
     source,
-    store::{LogEntry, Store, StoreError},
+    store::{Glob, LogEntry, Store, StoreError},
     wire,
 };
 
@@ -62,7 +62,7 @@ impl Settings {
                 if name == stream {
                     return Some(index as detect::SourceIx);
                 }
-                if by_glob.is_none() && is_glob(name) && crate::store::glob_matches(name, stream) {
+                if by_glob.is_none() && is_glob(name) && Glob::new(name).matches(stream.as_bytes()) {
                     by_glob = Some(index as detect::SourceIx);
                 }
             }
@@ -226,18 +226,23 @@ impl Monitor {
         Ok(state)
     }
 
+    /// Sets one of the checks behind `/readyz`.
+    fn tell(&self, check: &str, ok: bool, text: impl Into<String>) {
+        self.health.set(check, ok, text, unix_ms());
+    }
+
     fn store_down(&self, outage: &mut Outage, error: &StoreError) {
         outage.failed(error);
         self.hub.set_store_up(false);
         self.metrics.store_up.set(0);
-        self.health.set("store", false, error.to_string());
+        self.tell("store", false, error.to_string());
     }
 
     fn store_up(&self, outage: &mut Outage) {
         outage.over();
         self.hub.set_store_up(true);
         self.metrics.store_up.set(1);
-        self.health.set("store", true, self.store.describe());
+        self.tell("store", true, self.store.describe());
     }
 
     /// Values and totals as of the last closed slot, to everyone who shows them.

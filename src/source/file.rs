@@ -195,8 +195,8 @@ fn line_item(options: &Options, line: &Line, since_ms: Option<u64>) -> Option<In
     };
     if let Some(since) = since_ms
         && let Ok(value) = serde_json::from_slice::<serde_json::Value>(text)
-        && let Some(own) = value.get("timestamp").and_then(|t| event::parse_timestamp(t, &options.timezone))
-        && own < since
+        && let Some(own) = value.get("timestamp").and_then(|t| event::parse_ms(&plain(t), &options.timezone))
+        && u64::try_from(own).unwrap_or(0) < since
     {
         return None;
     }
@@ -204,4 +204,9 @@ fn line_item(options: &Options, line: &Line, since_ms: Option<u64>) -> Option<In
     let name: String = hash.as_ref().iter().take(8).map(|b| format!("{b:02x}")).collect();
     let Place { device, inode, offset } = line.place;
     Some(item(&options.name, Some(format!("file:{}:{device}-{inode}-{offset}-{name}", options.name)), text))
+}
+
+/// A JSON text or number as plain text.
+fn plain(value: &serde_json::Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }

@@ -270,7 +270,10 @@ impl fmt::Display for StoreError {
 impl std::error::Error for StoreError {}
 
 pub mod embedded;
+mod glob;
 pub mod redis;
+
+pub use glob::Glob;
 
 /// The engine in use. Cloning is cheap; every clone talks to the same store.
 #[derive(Clone)]

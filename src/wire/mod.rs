@@ -8,6 +8,7 @@ mod close;
 mod frame;
 mod pos;
 mod request;
+mod stored;
 mod subscription;
 
 pub use alert::{AlertView, alert_body, with_pos};
@@ -17,6 +18,7 @@ pub use frame::{
     lagging, metrics_frame, metrics_json, ok, pong, position, source_status, subscribed,
 };
 pub use pos::{After, BadPos, Pos};
+pub use stored::alert_from_body;
 pub use request::{BadRequest, ClientFrame, RequestId};
 pub use subscription::{Subscription, token_in_query};
 

@@ -18,7 +18,6 @@ use crate::event::EntryId;
 
 mod clock;
 pub mod control;
-mod glob;
 mod log;
 mod snapshots;
 mod streams;

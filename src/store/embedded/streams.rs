@@ -6,7 +6,6 @@ use redb::{ReadTransaction, ReadableTable};
 
 use super::{
     Entry, IntakeItem, ReadReply, Reader, StoreError, StreamEntries, StreamInfo, Taken,
-    glob::Glob,
     tables::{Done, ENTRIES, Fault, Group, Kind, STREAMS, decode_fields, encode_fields, entry_id, expiry_key, name},
     timed::ends_ms,
 };
