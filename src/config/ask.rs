@@ -67,9 +67,25 @@ fn full(text: &str) -> String {
     format!("\"{}\"", text.escape_debug())
 }
 
-/// A duration as configuration writes it.
+/// A duration as configuration writes it: `1h`, `1h 30m`, `500ms`.
 pub(super) fn shown_duration(d: Duration) -> String {
-    humantime::format_duration(d).to_string()
+    let mut rest = d.as_nanos();
+    let mut parts = Vec::new();
+    for (unit, nanos) in [
+        ("d", 86_400_000_000_000),
+        ("h", 3_600_000_000_000),
+        ("m", 60_000_000_000),
+        ("s", 1_000_000_000),
+        ("ms", 1_000_000),
+        ("us", 1000),
+        ("ns", 1),
+    ] {
+        if rest >= nanos {
+            parts.push(format!("{}{unit}", rest / nanos));
+            rest %= nanos;
+        }
+    }
+    if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
 }
 
 const SIZE_UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
@@ -158,7 +174,8 @@ impl<'r> Ask<'r> {
     /// A text of a few.
     pub fn word(&self, name: &str, words: &[&str]) -> String {
         let list: Vec<String> = words.iter().map(|w| format!("\"{w}\"")).collect();
-        self.text_where(name, &format!("one of {}", list.join(", ")), |text| words.contains(&text))
+        let of = if words.len() > 1 { "one of " } else { "" };
+        self.text_where(name, &format!("{of}{}", list.join(", ")), |text| words.contains(&text))
     }
 
     /// Key material: never shown, not even when it is wrong.
@@ -181,16 +198,16 @@ impl<'r> Ask<'r> {
     }
 
     /// A text that may hold a secret: the caller says how it is shown, and what is wrong with it.
-    pub fn masked(&self, name: &str, expected: &str, mask: impl Fn(&str) -> String) -> String {
-        let Some(node) = self.wanted(name, expected) else { return String::new() };
+    pub fn masked(&self, name: &str, expected: &str, mask: impl Fn(&str) -> String) -> Option<String> {
+        let Some(node) = self.wanted(name, expected) else { return None };
         match &node.value {
             Value::Text(text) | Value::Raw(text) => {
                 self.note(name, full(&mask(text)), Some(super::digest(text.as_bytes())));
-                text.clone()
+                Some(text.clone())
             }
             _ => {
                 self.fault(name, format!("expected {expected}"));
-                String::new()
+                None
             }
         }
     }
@@ -262,27 +279,30 @@ impl<'r> Ask<'r> {
         }
     }
 
+    /// A duration in `min..=max`.
     pub fn duration(&self, name: &str, min: Duration, max: Duration) -> Duration {
+        self.good_duration(name, min, max).unwrap_or(min)
+    }
+
+    /// As [`Ask::duration`]; `None` where it was none, so that nothing more is said of a stand-in.
+    pub fn good_duration(&self, name: &str, min: Duration, max: Duration) -> Option<Duration> {
         let (least, most) = (shown_duration(min), shown_duration(max));
-        let Some(node) = self.wanted(name, &format!("a duration from {least} to {most}")) else { return min };
+        let node = self.wanted(name, &format!("a duration from {least} to {most}"))?;
         let read = match &node.value {
             Value::Text(text) | Value::Raw(text) => humantime::parse_duration(text.trim()).ok(),
             _ => None,
         };
-        match read {
-            Some(d) if d < min => self.expected(name, &format!("a duration of at least {least}"), &node.value),
-            Some(d) if d > max => self.expected(name, &format!("a duration of at most {most}"), &node.value),
+        let expected = match read {
+            Some(d) if d < min => format!("a duration of at least {least}"),
+            Some(d) if d > max => format!("a duration of at most {most}"),
             Some(d) => {
                 self.note(name, full(&shown_duration(d)), None);
-                return d;
+                return Some(d);
             }
-            None => self.expected(
-                name,
-                &format!("a duration such as \"{}\"", shown_duration(min.max(Duration::from_secs(1)))),
-                &node.value,
-            ),
-        }
-        min
+            None => format!("a duration such as \"{}\"", shown_duration(min.max(Duration::from_secs(1)))),
+        };
+        self.expected(name, &expected, &node.value);
+        None
     }
 
     pub fn size(&self, name: &str, min: u64, max: u64) -> u64 {
@@ -316,8 +336,13 @@ impl<'r> Ask<'r> {
 
     /// A list of texts with where each stands; empty where the key is not there.
     pub fn texts(&self, name: &str) -> Vec<(String, Origin)> {
+        self.good_texts(name).unwrap_or_default()
+    }
+
+    /// As [`Ask::texts`]; `None` where it was no list.
+    pub fn good_texts(&self, name: &str) -> Option<Vec<(String, Origin)>> {
         let expected = "a list of texts, such as [\"a\", \"b\"]";
-        let Some(node) = self.node(name) else { return Vec::new() };
+        let Some(node) = self.node(name) else { return Some(Vec::new()) };
         let parsed;
         let value = match &node.value {
             Value::Raw(text) => match parse_value(text, &node.origin) {
@@ -331,7 +356,7 @@ impl<'r> Ask<'r> {
         };
         let Value::List(items) = value else {
             self.expected(name, expected, &node.value);
-            return Vec::new();
+            return None;
         };
         let mut texts = Vec::with_capacity(items.len());
         for item in items {
@@ -345,7 +370,7 @@ impl<'r> Ask<'r> {
         }
         let shown: Vec<String> = texts.iter().map(|(text, _)| full(text)).collect();
         self.note(name, format!("[{}]", shown.join(", ")), None);
-        texts
+        Some(texts)
     }
 
     /// A table within this one; an empty one where it is not there.

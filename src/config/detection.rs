@@ -286,7 +286,7 @@ fn own_name(metrics: &Ask<'_>, name: &str) {
 }
 
 fn window(ask: &Ask<'_>, times: &Times) -> u64 {
-    let window = ask.duration("window", MS * 100, WINDOW_MAX);
+    let Some(window) = ask.good_duration("window", MS * 100, WINDOW_MAX) else { return 0 };
     if window < times.interval {
         let text = format!(
             "expected a window of at least monitor.interval, found {} with an interval of {}",

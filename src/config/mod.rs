@@ -183,15 +183,17 @@ impl Config {
                 tree.set_path(&path, node.clone());
             }
         }
-        let metrics = match tree.get("metrics").map(|node| &node.value) {
-            Some(tree::Value::Table(metrics)) => metrics.entries.iter().map(|(name, _)| name.clone()).collect(),
-            _ => Vec::new(),
-        };
-        for name in &metrics {
-            for list in ["events", "except"] {
-                let path = ["metrics", name.as_str(), list];
-                if let Some(node) = new.tree.path(&path) {
-                    tree.set_path(&path, node.clone());
+        if let Some(tree::Value::Table(metrics)) = tree.get_mut("metrics").map(|node| &mut node.value) {
+            for (name, node) in &mut metrics.entries {
+                let tree::Value::Table(metric) = &mut node.value else { continue };
+                if new.tree.path(&["metrics", name]).is_none() {
+                    continue;
+                }
+                for list in ["events", "except"] {
+                    match new.tree.path(&["metrics", name, list]) {
+                        Some(node) => metric.set(list, node.clone()),
+                        None => drop(metric.remove(list)),
+                    }
                 }
             }
         }

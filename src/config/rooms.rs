@@ -192,7 +192,7 @@ fn to_u32(n: u64) -> u32 {
 
 fn store_place(ask: &Ask<'_>, password: Option<&str>) -> (Option<store::Target>, String, Duration) {
     let written = ask.masked("url", "a URL such as \"redis://127.0.0.1:6379/0\"", url::masked);
-    let target = url::store_target(&written, password).map_err(|text| ask.fault("url", text)).ok();
+    let target = written.and_then(|written| url::store_target(&written, password).map_err(|text| ask.fault("url", text)).ok());
     // One hash slot (contract §9): what stands in the first braces decides it, so there must be something.
     let expected = "1 to 64 characters that begin with a name in braces, such as \"{auditcast}\"";
     let prefix = ask.text_where("prefix", expected, |text| {
@@ -268,6 +268,9 @@ fn auth_options(ask: &Ask<'_>) -> (auth::Options, Option<auth::Secret>) {
     };
     let roles = ask.section("roles");
     for name in roles.names() {
+        if name.is_empty() || name.len() > 128 || name.chars().any(char::is_control) {
+            ask.fault("roles", format!("expected names of 1 to 128 bytes, found {}", quoted(&name)));
+        }
         let permissions = roles.texts(&name);
         for (permission, origin) in &permissions {
             if permission.is_empty() || permission.len() > 128 || !permission.bytes().all(|b| b.is_ascii_graphic()) {

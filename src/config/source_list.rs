@@ -112,7 +112,7 @@ fn key_text(ask: &Ask<'_>, name: &str, expected: &str) -> String {
 }
 
 fn stream_names(source: &str, ask: &Ask<'_>, prefix: &str, seen: &mut Vec<(String, String)>) -> Vec<String> {
-    let written = ask.texts("streams");
+    let Some(written) = ask.good_texts("streams") else { return Vec::new() };
     if written.is_empty() {
         ask.fault("streams", "expected at least one stream, such as [\"audit:events\"]");
     }
