@@ -589,10 +589,10 @@ impl Monitor {
             self.store_up(&mut l.outage);
             self.tell_sources(l, true);
         }
-        self.metrics.commit_seconds.observe(begun.elapsed().as_secs_f64());
+        self.metrics.commit.observe(begun.elapsed().as_secs_f64());
         let now_ms = l.store_ms + u64::try_from(l.store_at.elapsed().as_millis()).unwrap_or(0);
         for arrival in effects.arrivals {
-            self.metrics.event_processing_seconds.observe(now_ms.saturating_sub(arrival) as f64 / 1000.0);
+            self.metrics.event_processing.observe(now_ms.saturating_sub(arrival) as f64 / 1000.0);
         }
         Ok(())
     }

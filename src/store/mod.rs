@@ -470,6 +470,28 @@ impl Store {
         both!(self, s => s.permissions(user_id).await)
     }
 
+    /// Where a bridge stands, as it wrote it down.
+    pub async fn bookmark(&self, name: &str) -> Result<Option<String>, StoreError> {
+        both!(self, s => s.bookmark(name).await)
+    }
+
+    pub async fn set_bookmark(&self, name: &str, text: &str) -> Result<(), StoreError> {
+        both!(self, s => s.set_bookmark(name, text).await)
+    }
+
+    /// Counts these deduplication keys as taken without taking anything in.
+    pub async fn mark_seen(&self, keys: &[String], ttl: Duration) -> Result<(), StoreError> {
+        both!(self, s => s.mark_seen(keys, ttl).await)
+    }
+
+    /// What the server says of itself (`redis_version`, `maxmemory_policy`, …); nothing for the embedded store.
+    pub async fn server_info(&self) -> Result<BTreeMap<String, String>, StoreError> {
+        match self {
+            Store::Redis(s) => s.server_info().await,
+            Store::Embedded(_) => Ok(BTreeMap::new()),
+        }
+    }
+
     /// Keys of A's that match `pattern` (`audit:event:*`), in pages: (next cursor, keys). Cursor 0 starts and ends a round.
     pub async fn scan_keys(&self, pattern: &str, cursor: u64) -> Result<(u64, Vec<String>), StoreError> {
         both!(self, s => s.scan_keys(pattern, cursor).await)

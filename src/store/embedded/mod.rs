@@ -295,6 +295,21 @@ impl EmbeddedStore {
         self.write(move |group| timed::permissions_put(group, &user_id, &names)).await
     }
 
+    pub async fn bookmark(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let name = name.to_owned();
+        self.read(move |txn| timed::bookmark(txn, &name)).await
+    }
+
+    pub async fn set_bookmark(&self, name: &str, text: &str) -> Result<(), StoreError> {
+        let (name, text) = (name.to_owned(), text.to_owned());
+        self.write(move |group| timed::set_bookmark(group, &name, &text)).await
+    }
+
+    /// Only A's keys are marked, and there are none here.
+    pub async fn mark_seen(&self, _keys: &[String], _ttl: Duration) -> Result<(), StoreError> {
+        self.inner.shared.open_still()
+    }
+
     /// There are no keys of another application here.
     pub async fn scan_keys(&self, _pattern: &str, _cursor: u64) -> Result<(u64, Vec<String>), StoreError> {
         self.inner.shared.open_still()?;

@@ -9,7 +9,7 @@ use super::{
     tables::{Done, ENTRIES, Fault, Group, Kind, STREAMS, decode_fields, encode_fields, entry_id, expiry_key, name},
     timed::ends_ms,
 };
-use crate::event::EntryId;
+use crate::{event::EntryId, store::Glob};
 
 /// Entries kept of each audit stream, oldest out first.
 pub const STREAM_ENTRIES_MAX: u64 = 1_000_000;

@@ -112,6 +112,21 @@ pub(super) fn blacklisted(txn: &ReadTransaction, now: u64, jti: &str) -> Done<bo
     Ok(expiry.is_some_and(|e| e > now))
 }
 
+/// Rows of [`TEXTS`] that bridges own begin so.
+const BOOKMARK: &str = "bookmark:";
+
+pub(super) fn bookmark(txn: &ReadTransaction, name: &str) -> Done<Option<String>> {
+    let row = txn.open_table(TEXTS)?.get(format!("{BOOKMARK}{name}").as_str())?;
+    Ok(row.map(|v| String::from_utf8_lossy(v.value()).into_owned()))
+}
+
+pub(super) fn set_bookmark(group: &mut Group<'_, '_>, name: &str, text: &str) -> Done<()> {
+    check_name("a bookmark", name)?;
+    group.changes.writes += 1;
+    group.tables.texts.insert(format!("{BOOKMARK}{name}").as_str(), text.as_bytes())?;
+    Ok(())
+}
+
 pub(super) fn permissions(txn: &ReadTransaction, user_id: &str) -> Done<Vec<String>> {
     let Some(row) = txn.open_table(PERMISSIONS)?.get(user_id.as_bytes())? else { return Ok(Vec::new()) };
     let mut names: Vec<String> = serde_json::from_slice(row.value()).map_err(|_| Fault::row("permissions"))?;

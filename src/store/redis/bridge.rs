@@ -39,13 +39,7 @@ impl RedisStore {
             rest = after;
             let mut args = vec![millis(dedup_ttl).to_string(), self.options.intake_max.max(1).to_string()];
             for item in part {
-                let dedup = match item.dedup.as_deref() {
-                    Some(long) if long.len() > DEDUP_BYTES => {
-                        format!("sha256:{}", hex(digest(&SHA256, long.as_bytes()).as_ref()))
-                    }
-                    Some(short) => short.to_owned(),
-                    None => String::new(),
-                };
+                let dedup = item.dedup.as_deref().map(dedup_key).unwrap_or_default();
                 args.extend([item.source.clone(), dedup, item.body.clone()]);
             }
             let reply = self.link.run(&scripts::INTAKE, &keys, &args).await?;
@@ -64,6 +58,49 @@ impl RedisStore {
             }
         }
         Ok(taken)
+    }
+
+    /// Where a bridge stands, as it wrote it down.
+    pub async fn bookmark(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let mut commands = redis::pipe();
+        commands.cmd("HGET").arg(&self.keys.bookmarks).arg(name);
+        let reply = self.link.ask(&commands).await?.pop().ok_or_else(|| self.link.garbled())?;
+        Ok(value::text(reply))
+    }
+
+    pub async fn set_bookmark(&self, name: &str, text: &str) -> Result<(), StoreError> {
+        let mut commands = redis::pipe();
+        commands.cmd("HSET").arg(&self.keys.bookmarks).arg(name).arg(text);
+        self.link.ask(&commands).await?;
+        Ok(())
+    }
+
+    /// Counts these deduplication keys as taken, at no entry.
+    pub async fn mark_seen(&self, keys: &[String], ttl: Duration) -> Result<(), StoreError> {
+        let until = self.now_ms().await?.saturating_add(millis(ttl));
+        for part in keys.chunks(TAKEN_AT_ONCE) {
+            let mut commands = redis::pipe();
+            for key in part {
+                let key = dedup_key(key);
+                commands.cmd("ZADD").arg(&self.keys.seen).arg("NX").arg(until).arg(&key);
+                commands.cmd("HSETNX").arg(&self.keys.seen_ids).arg(&key).arg("0-0");
+            }
+            self.link.ask(&commands).await?;
+        }
+        Ok(())
+    }
+
+    /// What `INFO` says of the server and its memory, by name; refused by some ACLs.
+    pub async fn server_info(&self) -> Result<std::collections::BTreeMap<String, String>, StoreError> {
+        let mut commands = redis::pipe();
+        commands.cmd("INFO").arg("server");
+        commands.cmd("INFO").arg("memory");
+        let replies = self.link.ask(&commands).await?;
+        let mut facts = std::collections::BTreeMap::new();
+        for text in replies.into_iter().filter_map(value::text) {
+            facts.extend(text.lines().filter_map(|l| l.split_once(':')).map(|(k, v)| (k.to_owned(), v.trim().to_owned())));
+        }
+        Ok(facts)
     }
 
     /// A key may come more than once in a round; names that are not UTF-8 are left out.
@@ -173,6 +210,11 @@ impl Subscription {
         }
     }
 
+    /// A message that is here already; `None` where one would have to be waited for.
+    pub fn ready(&mut self) -> Option<(String, Vec<u8>)> {
+        futures::FutureExt::now_or_never(self.next())?.ok()
+    }
+
     /// Messages lost because nobody took them in time, since this was last asked.
     pub fn missed(&self) -> u64 {
         self.state.missed.swap(0, Ordering::Relaxed)
@@ -181,6 +223,14 @@ impl Subscription {
     fn lost(&self) -> StoreError {
         StoreError::Unavailable(format!("Redis at {} closed the subscription", self.link.address))
     }
+}
+
+/// The name of what is taken once; a long one is kept as its digest.
+fn dedup_key(key: &str) -> String {
+    if key.len() > DEDUP_BYTES {
+        return format!("sha256:{}", hex(digest(&SHA256, key.as_bytes()).as_ref()));
+    }
+    key.to_owned()
 }
 
 /// A hash as a JSON object of texts; an empty one is no value.

@@ -71,6 +71,7 @@ struct Keys {
     intake: String,
     seen: String,
     seen_ids: String,
+    bookmarks: String,
     metrics: String,
 }
 
@@ -92,6 +93,7 @@ impl Keys {
             intake: key("intake"),
             seen: key("seen"),
             seen_ids: key("seen:ids"),
+            bookmarks: key("bookmarks"),
             metrics: key("metrics"),
         }
     }
