@@ -134,7 +134,7 @@ impl Classifier {
     }
 }
 
-/// What the list of a bit is called in errors: the built-in name, or `metric 8`.
+/// What the list of a bit is called in errors: the built-in name, else `list 8` and so on (the caller knows their names).
 pub fn list_name(bit: usize) -> String {
     LIST_NAMES.get(bit).map_or_else(|| format!("list {bit}"), |name| (*name).to_owned())
 }

@@ -258,13 +258,9 @@ fn details_of(details: Option<Part<'_>>, mask: &Mask) -> Map<String, Value> {
         Some(Part::Number(digits)) => as_text(digits.into_owned()),
         Some(Part::Text(text)) => match parse_nested(&text) {
             Some(Value::Object(members)) => members,
-            Some(mut value) => {
-                let before = value.clone();
-                mask.apply_inside(&mut value);
-                as_text(if value == before { text.into_owned() } else { value.to_string() })
-            }
             None if text.trim().is_empty() || text.trim() == "null" => Map::new(),
-            None => as_text(text.into_owned()),
+            // An array, or what only looks like members (Python's `str(dict)`): there are none, but there may be secrets.
+            _ => as_text(mask.scrub(&text).into_owned()),
         },
     }
 }

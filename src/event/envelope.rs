@@ -93,7 +93,7 @@ impl<'a> Envelope<'a> {
         if let Ok(envelope) = serde_json::from_str::<Envelope<'a>>(text) {
             return Ok(envelope);
         }
-        let mended = mend_surrogates(text).ok_or(Invalid::BadJson)?;
+        let mended = mend(text).ok_or(Invalid::BadJson)?;
         serde_json::from_str::<Envelope<'_>>(&mended).map(Envelope::into_owned).map_err(|_| Invalid::BadJson)
     }
 
@@ -162,42 +162,65 @@ pub(super) fn parse_nested(text: &str) -> Option<Value> {
     if !text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with(['{', '[']) {
         return None;
     }
-    serde_json::from_str(text).ok().or_else(|| serde_json::from_str(&mend_surrogates(text)?).ok())
+    serde_json::from_str(text).ok().or_else(|| serde_json::from_str(&mend(text)?).ok())
 }
 
-/// The same JSON with each `\u` escape of half a surrogate pair as U+FFFD; `None` where there is none.
+/// The same JSON with what its grammar allows and the reader does not: each `\u` escape of half a surrogate pair as U+FFFD,
+/// each number beyond a double as a text. `None` where there is neither.
 ///
 /// Python's json writes such halves for bytes that were no UTF-8 (`surrogateescape`), JavaScript for a text cut within a
-/// character. Refusing them would let anyone keep his failed logins from being counted, by a user name of half a pair.
-fn mend_surrogates(text: &str) -> Option<String> {
-    let unit = |at: usize| -> Option<u16> {
-        let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
-        // `from_str_radix` takes a sign, which JSON does not.
-        digits.bytes().all(|b| b.is_ascii_hexdigit()).then(|| u16::from_str_radix(digits, 16).ok())?
-    };
+/// character, and Python whole numbers of any length. Refusing them would let anyone keep his failed logins from being counted,
+/// by a user name of half a pair.
+fn mend(text: &str) -> Option<String> {
+    let bytes = text.as_bytes();
     let mut mended = String::new();
     let mut copied = 0;
+    let mut in_string = false;
     let mut at = 0;
-    while let Some(found) = text.get(at..).and_then(|rest| rest.find('\\')) {
-        at += found;
-        match unit(at) {
-            Some(0xD800..=0xDBFF) if matches!(unit(at + 6), Some(0xDC00..=0xDFFF)) => at += 12,
-            Some(0xD800..=0xDFFF) => {
-                mended.push_str(text.get(copied..at)?);
-                mended.push_str("\\ufffd");
-                at += 6;
-                copied = at;
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'"' => in_string = !in_string,
+            b'\\' if in_string => match escaped_unit(text, at) {
+                Some(0xD800..=0xDBFF) if matches!(escaped_unit(text, at + 6), Some(0xDC00..=0xDFFF)) => at += 11,
+                Some(0xD800..=0xDFFF) => {
+                    mended.push_str(text.get(copied..at)?);
+                    mended.push_str("\\ufffd");
+                    at += 5;
+                    copied = at + 1;
+                }
+                // Some other escape: of two bytes, or of more that mean nothing here.
+                _ => at += 1,
+            },
+            b'-' | b'0'..=b'9' if !in_string => {
+                let is_of_number = |b: &&u8| matches!(b, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
+                let len = bytes.get(at..)?.iter().take_while(is_of_number).count();
+                let digits = text.get(at..at + len)?;
+                // Before a colon it would become a name, which a number cannot be.
+                let next = bytes.get(at + len..)?.iter().find(|b| !b.is_ascii_whitespace());
+                let is_value = matches!(next, Some(b',' | b'}' | b']'));
+                if is_value && digits.parse().is_ok_and(f64::is_infinite) && serde_json::from_str::<&RawValue>(digits).is_ok() {
+                    mended.push_str(text.get(copied..at)?);
+                    mended.extend(["\"", digits, "\""]);
+                    copied = at + len;
+                }
+                at += len - 1;
             }
-            Some(_) => at += 6,
-            // Some other escape: two bytes, unless the text is no JSON at all.
-            None => at += 2,
+            _ => {}
         }
+        at += 1;
     }
     if copied == 0 {
         return None;
     }
     mended.push_str(text.get(copied..)?);
     Some(mended)
+}
+
+/// The unit of UTF-16 that the escape at `at` stands for, if one is there.
+fn escaped_unit(text: &str, at: usize) -> Option<u16> {
+    let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
+    // `from_str_radix` takes a sign, which JSON does not.
+    digits.bytes().all(|b| b.is_ascii_hexdigit()).then(|| u16::from_str_radix(digits, 16).ok())?
 }
 
 #[cfg(test)]
@@ -258,6 +281,8 @@ mod tests {
 
     #[test]
     fn nesting_bombs_end_as_bad_json() {
+        assert_eq!(Envelope::parse(&"[".repeat(60_000)), Err(Invalid::BadJson));
+        assert_eq!(Envelope::parse(&("[".repeat(30_000) + &"]".repeat(30_000))), Err(Invalid::NotAnObject));
         for name in ["x", "user_id", "details"] {
             for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
                 let bomb = format!("{{\"{name}\":{}1{}}}", open.repeat(8000), close.repeat(8000));
@@ -282,5 +307,19 @@ mod tests {
         }
         assert_eq!(parse_nested(r#"["\ud800"]"#), Some(json!(["\u{fffd}"])));
         assert_eq!(parse_nested("17"), None);
+    }
+
+    #[test]
+    fn numbers_beyond_a_double_become_texts() {
+        let long = "9".repeat(400);
+        let text = format!(r#"{{"a":[1e400,-1E+999,{long},1,"1e400"],"b":{long},"user_id":{long},"c":"\ud800"}}"#);
+        let envelope = Envelope::parse(&text).unwrap();
+        assert_eq!(envelope.user_id, Some(Part::Text(long.clone().into())));
+        let expected = json!({"a": ["1e400", "-1E+999", long, 1, "1e400"], "b": long, "c": "\u{fffd}"});
+        assert_eq!(Value::Object(envelope.rest), expected);
+        for text in [r#"{"a":01e400}"#, r#"{"a":1.e400}"#, r#"{"a":+1e400}"#, r#"{"a":1e400-}"#, r#"{1e400:1}"#, r#"{"a":1e400"#]
+        {
+            assert_eq!(Envelope::parse(text).map(drop), Err(Invalid::BadJson), "{text}");
+        }
     }
 }

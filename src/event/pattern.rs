@@ -92,6 +92,11 @@ impl Patterns {
     }
 }
 
+/// Whether a pattern can be used, without compiling a list.
+pub fn check_pattern(pattern: &str) -> Result<(), PatternFault> {
+    Pattern::new(pattern).map(drop)
+}
+
 pub(super) fn compile(list: &str, pattern: &str) -> Result<Pattern, PatternError> {
     Pattern::new(pattern).map_err(|fault| PatternError { list: list.to_owned(), pattern: pattern.to_owned(), fault })
 }
@@ -119,21 +124,31 @@ pub enum PatternFault {
     TooManyLists,
 }
 
-impl fmt::Display for PatternError {
+impl fmt::Display for PatternFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PatternError { list, pattern, fault } = self;
-        match fault {
-            PatternFault::Empty => write!(f, "`{list}` has an empty pattern"),
-            PatternFault::TooLong => {
-                let start: String = pattern.chars().take(40).collect();
-                write!(f, "`{list}` has a pattern of {} bytes (at most {PATTERN_BYTES_MAX}): {start:?}…", pattern.len())
-            }
-            PatternFault::QuestionMark => write!(f, "`{list}` has the pattern {pattern:?}, but `*` is the only wildcard"),
-            PatternFault::Control => write!(f, "`{list}` has the pattern {pattern:?} with a control character"),
-            PatternFault::TooManyLists => write!(f, "`{list}` is one list of patterns too many (at most 64)"),
+        match self {
+            PatternFault::Empty => f.write_str("it is empty"),
+            PatternFault::TooLong => write!(f, "it has more than {PATTERN_BYTES_MAX} bytes"),
+            PatternFault::QuestionMark => f.write_str("`*` is the only wildcard"),
+            PatternFault::Control => f.write_str("it has a control character"),
+            PatternFault::TooManyLists => f.write_str("there is room for 64 lists"),
         }
     }
 }
+
+impl fmt::Display for PatternError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PatternError { list, pattern, fault } = self;
+        if *fault == PatternFault::TooManyLists {
+            return write!(f, "`{list}` is one list of patterns too many: {fault}");
+        }
+        let start: String = pattern.chars().take(40).collect();
+        let more = if start.len() < pattern.len() { "…" } else { "" };
+        write!(f, "`{list}` cannot use the pattern {start:?}{more}: {fault}")
+    }
+}
+
+impl std::error::Error for PatternFault {}
 
 impl std::error::Error for PatternError {}
 
@@ -193,14 +208,14 @@ mod tests {
     fn a_bad_pattern_says_which_and_why() {
         let long = "a".repeat(257);
         for (pattern, fault, text) in [
-            ("", PatternFault::Empty, "`x` has an empty pattern"),
-            (" ", PatternFault::Empty, "`x` has an empty pattern"),
-            ("a?b", PatternFault::QuestionMark, "`x` has the pattern \"a?b\", but `*` is the only wildcard"),
-            ("a\u{0}b", PatternFault::Control, "`x` has the pattern \"a\\0b\" with a control character"),
+            ("", PatternFault::Empty, "`x` cannot use the pattern \"\": it is empty"),
+            (" ", PatternFault::Empty, "`x` cannot use the pattern \" \": it is empty"),
+            ("a?b", PatternFault::QuestionMark, "`x` cannot use the pattern \"a?b\": `*` is the only wildcard"),
+            ("a\u{0}b", PatternFault::Control, "`x` cannot use the pattern \"a\\0b\": it has a control character"),
             (
                 long.as_str(),
                 PatternFault::TooLong,
-                "`x` has a pattern of 257 bytes (at most 256): \"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"…",
+                "`x` cannot use the pattern \"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"…: it has more than 256 bytes",
             ),
         ] {
             let error = compile("x", pattern).unwrap_err();

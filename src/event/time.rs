@@ -1,6 +1,6 @@
 //! The event's own time (contract §3, `timestamp`).
 
-use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+use jiff::{Timestamp, Zoned, civil::DateTime, tz::TimeZone};
 
 use super::TimestampFault;
 
@@ -21,14 +21,18 @@ pub(super) fn event_time(text: &str, arrival_ms: u64, timezone: &TimeZone) -> Re
 /// a number of s, ms, µs or ns, told apart by size. `None` where it is none of these.
 pub fn parse_ms(text: &str, timezone: &TimeZone) -> Option<i64> {
     let text = text.trim();
-    if text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.' | b'e' | b'E')) {
-        if let Some(ms) = parse_unix(text) {
-            return Some(ms);
-        }
+    if text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.' | b'e' | b'E'))
+        && let Some(ms) = parse_unix(text)
+    {
+        return Some(ms);
     }
     // A lone year or compact date is a number by now, so what is left begins `YYYY-`.
     if let Ok(timestamp) = text.parse::<Timestamp>() {
         return Some(floor_ms(timestamp));
+    }
+    // A zone in brackets decides; read without it, the time would be taken for one of the source's zone.
+    if text.contains('[') {
+        return Some(floor_ms(text.parse::<Zoned>().ok()?.timestamp()));
     }
     let local: DateTime = text.parse().ok()?;
     Some(floor_ms(timezone.to_ambiguous_timestamp(local).compatible().ok()?))
@@ -111,13 +115,27 @@ mod tests {
             ("2024-01-15 10:30:00.250", T + 250),
             ("2024-01-15 10:30:00,250", T + 250),
             ("2024-01-15T10:30", T),
+            ("2024-01-15T11:30:00[Europe/Berlin]", T),
+            ("2024-01-15T11:30:00+01:00[Europe/Berlin]", T),
             ("2024-01-15", T - 37_800_000),
         ] {
             check(text, Some(expected));
         }
-        for text in
-            ["", "now", "2024-13-15T10:30:00Z", "2024-01-15T25:30:00", "NaN", "inf", "--1", "1.2.3", ".5", "e5", "-", "null"]
-        {
+        for text in [
+            "",
+            "now",
+            "2024-13-15T10:30:00Z",
+            "2024-01-15T25:30:00",
+            "NaN",
+            "inf",
+            "--1",
+            "1.2.3",
+            ".5",
+            "e5",
+            "-",
+            "null",
+            "2024-01-15T10:30:00[Here]",
+        ] {
             check(text, None);
         }
     }
