@@ -502,7 +502,7 @@ impl Monitor {
                 }
             }
             let lag = l.state.engine.streams.iter().filter(own).try_fold(0, |sum, s| s.lag.map(|lag| sum + lag));
-            self.metrics.set_source_lag(index, lag);
+            self.metrics.set_source_lag(&source.name, lag);
             self.hub.push_source(SourceStatus { source: source.name.clone(), status: state, since_ms: l.store_ms });
         }
     }

@@ -82,6 +82,8 @@ pub enum Role {
     Starting,
     Following,
     Leading,
+    /// The loop has ended: nothing will be committed by this node any more.
+    Stopped,
 }
 
 /// Everything the loop talks to.
@@ -142,6 +144,12 @@ impl Monitor {
     ///
     /// Only what waiting cannot mend: a store of a newer format, a store without scripts.
     pub async fn run(mut self) -> Result<(), MonitorError> {
+        let ended = self.run_on().await;
+        self.role.send_replace(Role::Stopped);
+        ended
+    }
+
+    async fn run_on(&mut self) -> Result<(), MonitorError> {
         let mut outage = Outage::new("the store");
         let mut known_fence = 0;
         loop {
@@ -234,14 +242,13 @@ impl Monitor {
     fn store_down(&self, outage: &mut Outage, error: &StoreError) {
         outage.failed(error);
         self.hub.set_store_up(false);
-        self.metrics.store_up.set(0);
         self.tell("store", false, error.to_string());
     }
 
     fn store_up(&self, outage: &mut Outage) {
         outage.over();
         self.hub.set_store_up(true);
-        self.metrics.store_up.set(1);
+        self.metrics.set_store_reconnects(self.store.reconnects());
         self.tell("store", true, self.store.describe());
     }
 

@@ -6,7 +6,7 @@ use redb::{ReadTransaction, ReadableTable};
 
 use super::{
     StoreError,
-    tables::{BLACKLIST, Bytes, Done, Fault, Group, Kind, METRICS, PERMISSIONS, expiry_key},
+    tables::{BLACKLIST, Bytes, Done, Fault, Group, Kind, METRICS, PERMISSIONS, TEXTS, expiry_key},
 };
 
 /// Rows looked at per group: what is left waits for the next one, nobody sees it meanwhile.
