@@ -441,6 +441,8 @@ fn what_is_not_ours_is_refused() {
     let file = redb::Database::open(dir.path().join("auditcast.redb")).unwrap();
     let txn = file.begin_write().unwrap();
     txn.open_table(redb::TableDefinition::<&str, u64>::new("numbers")).unwrap().insert("format", 2).unwrap();
+    txn.delete_table(redb::TableDefinition::<u64, &[u8]>::new("log")).unwrap();
+    txn.open_table(redb::TableDefinition::<&[u8], u64>::new("log")).unwrap();
     txn.commit().unwrap();
     drop(file);
     let Err(error) = EmbeddedStore::open(dir.path(), options(dir.path())) else { panic!("opened") };
@@ -692,6 +694,24 @@ async fn the_socket_bears_bad_requests_too_many_clients_and_its_own_corpse() {
     store.close().await;
     let error = control::connect(dir.path()).await.unwrap_err();
     assert!(error.to_string().contains("no daemon listens there"), "{error}");
+}
+
+/// Half a line does not keep a place: the clock runs ahead as soon as nothing else is left to do.
+#[tokio::test]
+async fn who_is_silent_on_the_socket_is_let_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, stop, serving) = daemon(dir.path()).await;
+    let mut stream = tokio::net::UnixStream::connect(dir.path().join(SOCKET)).await.unwrap();
+    stream.write_all(b"{\"request\":").await.unwrap();
+    tokio::time::pause();
+    let began = tokio::time::Instant::now();
+    let mut rest = Vec::new();
+    tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut rest).await.unwrap();
+    assert!(rest.is_empty() && began.elapsed() >= control::IDLE / 2, "{rest:?} {:?}", began.elapsed());
+    tokio::time::resume();
+    stop.cancel();
+    serving.await.unwrap().unwrap();
+    store.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

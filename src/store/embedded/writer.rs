@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     Options, StoreError,
     clock::Clock,
-    tables::{Changes, Done, FORMAT, Fault, Group, Tables, name},
+    tables::{Changes, Done, FORMAT, Fault, Group, NUMBERS, Tables, name, number},
     timed,
 };
 
@@ -207,16 +207,17 @@ impl Shared {
     fn set_up(&self, database: &Database) -> Done<()> {
         let txn = database.begin_write()?;
         {
-            let tables = Tables::open(&txn)?;
-            let mut group =
-                Group { tables, clock: &self.clock, options: &self.options, file: &self.file, changes: Changes::default() };
-            let format = group.number(name::FORMAT)?;
+            // Before any other table, which may have another shape in another format.
+            let format = number(&txn.open_table(NUMBERS)?, name::FORMAT)?;
             if format > FORMAT {
                 return Err(Fault::Refused(StoreError::Format(format!(
                     "{} has the format {format}, written by a newer version; this one reads up to {FORMAT}",
                     self.file.display()
                 ))));
             }
+            let tables = Tables::open(&txn)?;
+            let mut group =
+                Group { tables, clock: &self.clock, options: &self.options, file: &self.file, changes: Changes::default() };
             if format == 0 {
                 group.set_number(name::FORMAT, FORMAT)?;
                 let epoch = new_epoch().map_err(Fault::Refused)?;
