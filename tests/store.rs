@@ -366,7 +366,7 @@ async fn a_newer_format_and_a_key_of_somebody_else_are_left_alone() {
 #[tokio::test]
 async fn a_replica_is_unavailable() {
     let master = RedisServer::start(&[]);
-    let replica = RedisServer::start(&["--replicaof", &format!("127.0.0.1 {}", master.port())]);
+    let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &master.port().to_string()]);
     let store = opened(&replica.url()).await;
     unavailable(store.prepare().await, "is a replica");
     until("the replica is in step", || async { !matches!(store.lease("n1", 0).await, Err(StoreError::Broken(_))) }).await;
@@ -381,7 +381,8 @@ async fn a_full_server_takes_a_commit_whole_or_not_at_all() {
     let store = engine.open().await;
     let fence = fence(&store, "n1").await;
     let mut client = server.client();
-    send(&mut client, "CONFIG SET maxmemory 1mb");
+    send(&mut client, &format!("SET large {}", "x".repeat(4 << 20)));
+    send(&mut client, "CONFIG SET maxmemory 3mb");
     unavailable(store.commit(&commit(fence, 1, vec![entry("a", true, 1)])).await, "maxmemory");
     send(&mut client, "CONFIG SET maxmemory 0");
     assert_eq!(store.log_bounds().await.unwrap().head, 0);

@@ -77,8 +77,8 @@ macro_rules! suite {
         mod $engine {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $scenario() {
-                let engine = crate::suite::Engine::$engine();
-                let done = tokio::time::timeout(3 * crate::suite::PATIENCE, crate::suite::$scenario(&engine)).await;
+                let engine = $crate::suite::Engine::$engine();
+                let done = tokio::time::timeout(3 * $crate::suite::PATIENCE, $crate::suite::$scenario(&engine)).await;
                 done.expect("the scenario ends in time");
             })*
         }

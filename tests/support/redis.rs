@@ -84,6 +84,8 @@ impl RedisServer {
     fn run(&mut self) -> bool {
         let child = Command::new(&self.binary)
             .args(["--bind", "127.0.0.1", "--save", "", "--daemonize", "no", "--logfile", "log"])
+            // Older ones open the log before they go to --dir.
+            .current_dir(self.dir.path())
             .args(["--port", &self.port.to_string(), "--dir"])
             .arg(self.dir.path())
             .args(&self.extra)

@@ -151,26 +151,21 @@ pub struct Subscription {
 impl Subscription {
     /// The next message: channel and payload. Cancel-safe. `Unavailable` when the connection is lost; that is the end.
     pub async fn next(&mut self) -> Result<(String, Vec<u8>), StoreError> {
-        loop {
-            // The news that the connection is gone may have found the queue full, so the flag is looked at as well.
-            let info = match self.receiver.try_recv() {
-                Ok(info) => info,
-                Err(_) if self.state.gone.load(Ordering::Acquire) => return Err(self.lost()),
-                Err(_) => self.receiver.recv().await.ok_or_else(|| self.lost())?,
-            };
-            let mut data = info.data.into_iter();
-            if info.kind == PushKind::PMessage {
-                data.next();
-            }
-            let message = || Some((value::text(data.next()?)?, value::bytes(data.next()?)?));
-            match info.kind {
-                PushKind::Message | PushKind::PMessage => {
-                    let mut message = message;
-                    return message().ok_or_else(|| self.link.garbled());
-                }
-                _ => return Err(self.lost()),
-            }
-        }
+        // The news that the connection is gone may have found the queue full, so the flag is looked at as well.
+        let info = match self.receiver.try_recv() {
+            Ok(info) => info,
+            Err(_) if self.state.gone.load(Ordering::Acquire) => return Err(self.lost()),
+            Err(_) => self.receiver.recv().await.ok_or_else(|| self.lost())?,
+        };
+        let skipped = match info.kind {
+            PushKind::Message => 0,
+            // The pattern comes first.
+            PushKind::PMessage => 1,
+            _ => return Err(self.lost()),
+        };
+        let mut data = info.data.into_iter().skip(skipped);
+        let mut message = || Some((value::text(data.next()?)?, value::bytes(data.next()?)?));
+        message().ok_or_else(|| self.link.garbled())
     }
 
     /// Messages lost because nobody took them in time, since this was last asked.

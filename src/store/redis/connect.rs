@@ -346,14 +346,11 @@ impl Link {
     }
 }
 
-/// `…: @user_script:5: WRONGTYPE Operation …` → `WRONGTYPE`, `Operation …`.
+/// `…: @user_script:5: WRONGTYPE Operation …` → `WRONGTYPE`, `Operation …`. The place may come twice, the code with its `-`.
 fn script_error(detail: &str) -> Option<(&str, &str)> {
-    let (_, place) = detail.split_once("@user_script:")?;
+    let (_, place) = detail.rsplit_once("@user_script:")?;
     let (_line, inner) = place.split_once(": ")?;
-    // `@user_script: 5: …` on some versions.
-    let inner =
-        inner.trim_start().split_once(": ").filter(|(n, _)| n.bytes().all(|b| b.is_ascii_digit())).map_or(inner, |(_, i)| i);
-    let (code, rest) = inner.split_once(' ')?;
+    let (code, rest) = inner.trim_start_matches('-').split_once(' ')?;
     (!code.is_empty() && code.bytes().all(|b| b.is_ascii_uppercase())).then_some((code, rest))
 }
 
@@ -418,8 +415,8 @@ mod tests {
         let wrapped = |text| script_error(text).unwrap();
         let six = "Error running script (call to f_0123): @user_script:5: WRONGTYPE Operation against a key";
         assert_eq!(wrapped(six), ("WRONGTYPE", "Operation against a key"));
-        let spaced = "Error running script (call to f_0123): @user_script:5: @user_script: 5: OOM command not allowed";
-        assert_eq!(wrapped(spaced.split_once("5: ").unwrap().1), ("OOM", "command not allowed"));
+        let twice = "Error running script (call to f_0123): @user_script:5: @user_script: 5: -OOM command not allowed";
+        assert_eq!(wrapped(twice), ("OOM", "command not allowed"));
         assert_eq!(script_error("value is not an integer or out of range"), None);
         assert_eq!(script_error("Error running script: @user_script:5: attempt to index a nil value"), None);
     }
