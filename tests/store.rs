@@ -9,7 +9,7 @@ use std::{
 
 use auditcast::{
     event::EntryId,
-    store::{Commit, LogEntry, NewEntry, Options, Snapshot, Store, StoreError, StreamFault, Target},
+    store::{Commit, IntakeItem, LogEntry, NewEntry, Options, Snapshot, Store, StoreError, StreamFault, Target},
 };
 use redis::{Connection, Value, cmd};
 use suite::{
@@ -20,6 +20,7 @@ use suite::{
 
 mod scenarios {
     crate::all_scenarios!(redis);
+    crate::all_scenarios!(resp3);
 }
 
 /// Sends one command, given as words.
@@ -329,6 +330,66 @@ async fn urls_that_cannot_be_used_are_refused_without_quoting_them() {
     assert_eq!(opened("rediss://user:pass@example.org:6390/2").await.describe(), "Redis at example.org:6390/2");
 }
 
+/// What the README's minimal ACL allows, beside the keys.
+const COMMANDS: &str = "+select +info +time +eval +evalsha +xread +xrange +xrevrange +xadd +xtrim +xlen +xinfo \
+    +hget +hset +hsetnx +hmget +hgetall +hexists +hdel +hlen +hincrby +zadd +zrem +zcard +zscore +zrange +zrangebyscore \
+    +zrevrangebyscore +zremrangebyrank +zremrangebyscore +zpopmin +set +get +mget +del +unlink +exists +type +smembers +scan \
+    +subscribe +psubscribe";
+
+#[tokio::test]
+async fn a_small_acl_is_enough() {
+    let server = RedisServer::start(&[]);
+    let mut client = server.client();
+    let keys = "~{auditcast}:* ~security:metrics:* ~jwt:blacklist:* ~permissions:* ~audit:*";
+    send(&mut client, &format!("ACL SETUSER app on >secret resetchannels &* {keys} {COMMANDS}"));
+    let store = opened(&format!("redis://app:secret@127.0.0.1:{}/1", server.port())).await;
+    store.prepare().await.unwrap();
+    let fence = fence(&store, "n1").await;
+    let ids = append(&store, "audit:app", 0..2).await;
+    let reply = store.reader().read(&[("audit:app".to_owned(), ids[0])], 10, PATIENCE).await.unwrap();
+    assert_eq!(reply.streams[0].entries.len(), 1);
+    assert_eq!(store.find_streams("audit:*").await.unwrap(), ["audit:app"]);
+    store.stream_info("audit:app").await.unwrap().unwrap().unwrap();
+    store.stream_range("audit:app", EntryId::ZERO, EntryId::MAX, 1).await.unwrap();
+    let entries = (0..3).map(|n| entry(&format!("a{n}"), n == 1, n)).collect();
+    let letters = vec![suite::letter("audit:app", ids[0])];
+    store.commit(&Commit { dead_letters: letters, ..commit(fence, 1, entries) }).await.unwrap();
+    let mut narrow = at(&format!("redis://app:secret@127.0.0.1:{}/1", server.port()));
+    narrow.alerts_max = 1;
+    let narrow = Store::open(narrow).await.unwrap();
+    narrow.commit(&commit(fence, 2, vec![entry("b", false, 1)])).await.expect("trimming is allowed");
+    let found = store.recover().await.unwrap();
+    let log = store.log_read(0, 10).await.unwrap();
+    store.log_restore(fence, &found.epoch, &log).await.unwrap();
+    store.log_bounds().await.unwrap();
+    assert!(store.alert("a1").await.unwrap().is_some());
+    store.firing().await.unwrap();
+    assert_eq!(store.tail().alerts(0, 10, PATIENCE).await.unwrap(), log);
+    assert_eq!(store.commits(0, 10).await.unwrap().len(), 2);
+    for n in 1..=4 {
+        let snapshot = Snapshot { commit: n, fingerprint: "f".into(), data: vec![1; 10] };
+        store.snapshot_put(fence, &snapshot).await.unwrap();
+    }
+    assert_eq!(store.snapshots().await.unwrap().len(), 2);
+    store.metrics_put(1000, "{}", PATIENCE).await.unwrap();
+    assert_eq!(store.metrics_history(0, 10).await.unwrap().len(), 1);
+    assert_eq!(store.dead_letters(10).await.unwrap().len(), 1);
+    store.blacklist("t", PATIENCE).await.unwrap();
+    assert!(store.blacklisted("t").await.unwrap());
+    store.permissions("7").await.unwrap();
+    store.scan_keys("audit:event:*", 0).await.unwrap();
+    store.key_values(&["audit:event:1:1".to_owned()]).await.unwrap();
+    let mut few = at(&format!("redis://app:secret@127.0.0.1:{}/1", server.port()));
+    few.intake_max = 2;
+    let few = Store::open(few).await.unwrap();
+    let item = |n: usize| IntakeItem { source: "http".into(), dedup: Some(n.to_string()), body: "{}".into() };
+    few.intake(&(0..5).map(item).collect::<Vec<_>>(), Duration::from_millis(1)).await.unwrap();
+    few.intake(&(5..9).map(item).collect::<Vec<_>>(), Duration::from_millis(1)).await.unwrap();
+    let (one, many) = (store.subscribe("audit").await, store.subscribe("audit:*").await);
+    assert!(one.is_ok() && many.is_ok());
+    store.release("n1", fence).await.unwrap();
+}
+
 #[tokio::test]
 async fn without_eval_it_cannot_run_and_says_what_to_allow() {
     let server = RedisServer::start(&[]);
@@ -597,7 +658,7 @@ async fn it_writes_only_where_it_may_and_everything_of_the_application_expires()
         .commit(&Commit { dead_letters: vec![suite::letter("s", id(1, 0))], ..commit(fence, 1, vec![entry("a", true, 1)]) })
         .await
         .unwrap();
-    let item = auditcast::store::IntakeItem { source: "http".into(), dedup: Some("k".into()), body: "{}".into() };
+    let item = IntakeItem { source: "http".into(), dedup: Some("k".into()), body: "{}".into() };
     store.intake(&[item], Duration::from_secs(60)).await.unwrap();
     store.snapshot_put(fence, &Snapshot { commit: 1, fingerprint: "f".into(), data: vec![1] }).await.unwrap();
     store.metrics_put(1000, "{}", Duration::from_secs(60)).await.unwrap();

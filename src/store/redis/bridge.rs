@@ -23,7 +23,7 @@ impl RedisStore {
         self.keys.intake.clone()
     }
 
-    /// Asked again after an error, items with a `dedup` are taken once, those without may be taken twice.
+    /// Asked again after an error, items with a `dedup` are taken once; those without may be taken twice.
     pub async fn intake(&self, items: &[IntakeItem], dedup_ttl: Duration) -> Result<Vec<Taken>, StoreError> {
         let keys = [&self.keys.intake, &self.keys.seen, &self.keys.seen_ids];
         let mut taken = Vec::with_capacity(items.len());
@@ -37,7 +37,7 @@ impl RedisStore {
             let count = rest.iter().take(TAKEN_AT_ONCE).take_while(fits).count().max(1);
             let (part, after) = rest.split_at(count.min(rest.len()));
             rest = after;
-            let mut args = vec![millis(dedup_ttl).to_string(), self.options.intake_max.max(1).to_string()];
+            let mut args = vec![millis(dedup_ttl).to_string(), self.options.intake_max.max(1).to_string(), random()];
             for item in part {
                 let dedup = match item.dedup.as_deref() {
                     Some(long) if long.len() > DEDUP_BYTES => {
@@ -49,18 +49,18 @@ impl RedisStore {
                 args.extend([item.source.clone(), dedup, item.body.clone()]);
             }
             let reply = self.link.run(&scripts::INTAKE, &keys, &args).await?;
-            let answers = value::items(reply).ok_or_else(|| self.link.garbled())?;
-            if answers.len() != part.len() {
-                return Err(self.link.garbled());
-            }
-            for answer in answers {
-                let text = value::text(answer).ok_or_else(|| self.link.garbled())?;
-                let read = || match text.split_at_checked(1)? {
+            let answers = value::text(reply).ok_or_else(|| self.link.garbled())?;
+            let before = taken.len();
+            for answer in answers.split(' ') {
+                let read = || match answer.split_at_checked(1)? {
                     ("+", id) => Some(Taken::New(id.parse().ok()?)),
                     ("=", id) => Some(Taken::Known(id.parse().ok()?)),
                     _ => None,
                 };
                 taken.push(read().ok_or_else(|| self.link.garbled())?);
+            }
+            if taken.len() - before != part.len() {
+                return Err(self.link.garbled());
             }
         }
         Ok(taken)

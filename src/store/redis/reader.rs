@@ -22,7 +22,7 @@ impl Reader {
     }
 
     pub async fn read(&mut self, cursors: &[(String, EntryId)], count: usize, block: Duration) -> Result<ReadReply, StoreError> {
-        let count = count.max(1);
+        let count = count.clamp(1, COUNT_MAX);
         let answer = match self.bulk(cursors, count, Duration::ZERO).await? {
             Ok(answer) => answer,
             // One of the good ones has gone bad: the server names none of them.
@@ -187,7 +187,7 @@ impl Tail {
 
     async fn follow(&mut self, key: &str, after: u64, limit: usize, block: Duration) -> Result<Vec<Entry>, StoreError> {
         let mut pipeline = Pipeline::with_capacity(1);
-        let command = pipeline.cmd("XREAD").arg("COUNT").arg(limit.max(1));
+        let command = pipeline.cmd("XREAD").arg("COUNT").arg(limit.clamp(1, COUNT_MAX));
         if !block.is_zero() {
             command.arg("BLOCK").arg(millis(block));
         }
