@@ -15,7 +15,7 @@ use super::{
     serve::Peer,
 };
 use crate::{
-    auth::{Principal, Refusal, token},
+    auth::{Principal, Refusal, RefusalKind, token},
     wire,
 };
 
@@ -45,7 +45,7 @@ pub(super) fn bearer(headers: &HeaderMap) -> Result<Bearer<'_>, Refusal> {
         return if scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() {
             Ok(Bearer::Header(token))
         } else {
-            Err(Refusal::missing())
+            Err(Refusal::new(RefusalKind::Invalid, "`Authorization` holds no bearer token"))
         };
     }
     headers
@@ -86,7 +86,7 @@ pub(super) async fn admit(state: &State, request: &Parts<'_>, need: Need) -> Res
     if allowed {
         return Ok(principal);
     }
-    state.metrics.auth_failures.inc(crate::auth::RefusalKind::Forbidden.as_str());
+    state.metrics.auth_failures.inc(RefusalKind::Forbidden.as_str());
     Err(Problem::new(Code::Forbidden, format!("this needs the permission {wanted}")))
 }
 
