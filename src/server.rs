@@ -336,14 +336,16 @@ async fn bridges(
         .filter(|s| !matches!(s.kind, source::Kind::Stream { .. } | source::Kind::Http))
         .collect();
     loop {
-        let leads = stop.run_until_cancelled(role.wait_for(|role| *role == Role::Leading)).await;
-        let Some(Ok(_)) = leads else { return Ok(()) };
+        match stop.run_until_cancelled(role.wait_for(|role| *role == Role::Leading)).await {
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return Ok(()),
+        }
         let term = stop.child_token();
         let mut running = JoinSet::new();
         for source in &sources {
             running.spawn(source::bridge(source.clone(), store.clone(), term.clone()));
         }
-        let _ = stop.run_until_cancelled(role.wait_for(|role| *role != Role::Leading)).await;
+        drop(stop.run_until_cancelled(role.wait_for(|role| *role != Role::Leading)).await);
         term.cancel();
         while let Some(ended) = running.join_next().await {
             if let Err(error) = ended

@@ -64,7 +64,7 @@ pub enum Mark {
 }
 
 /// Where live events go; `None` in a replay.
-pub type EventSink<'a> = Option<&'a mut dyn FnMut(&Event<'_>, EntryId, &str)>;
+pub type EventSink<'a> = Option<&'a mut (dyn FnMut(&Event<'_>, EntryId, &str) + Send)>;
 
 struct Source {
     name: String,

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Failure, Global, REVISION, logging, serve, terminal};
 use crate::{
-    auth::{Claims, Secret},
+    auth::Claims,
     config::{Config, Log, Sources},
     detect::Status,
     metrics::unix_ms,
@@ -59,16 +59,16 @@ pub async fn run(global: Global, args: Demo) -> Result<(), Failure> {
     let server = Server::bind(config, REVISION).await?;
     let handle = server.handle();
     let page = format!("http://{}", server.public_addr());
-    let now_s = unix_ms() / 1000;
     let token = handle
         .auth
         .issue(&Claims {
             user_id: "demo-admin".to_owned(),
             username: Some("demo".to_owned()),
-            roles: vec!["ADMIN".to_owned()],
-            issued_at: now_s,
-            expires_at: now_s + TOKEN_TTL.as_secs(),
-            ..Claims::default()
+            role: Some("ADMIN".to_owned()),
+            permissions: Vec::new(),
+            ttl: TOKEN_TTL,
+            now_ms: unix_ms(),
+            jti: None,
         })
         .map_err(|e| Failure::run(format!("could not issue a token: {e}")))?;
 
