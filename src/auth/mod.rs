@@ -1,6 +1,26 @@
 //! Who may look: tokens, permissions, revocation (contract §10).
+//!
+//! [`token`] decides on a token alone, without a store and without a clock; [`Auth`] adds what the store knows: revocations
+//! and a user's own permissions. With the store unreachable nobody new gets in (contract §6.7).
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use crate::store::Store;
+
+pub mod issue;
+mod principal;
+mod refusal;
+mod revoked;
+pub mod token;
+
+pub use issue::{Claims, IssueError};
+pub use principal::Principal;
+pub use refusal::{Refusal, RefusalKind};
 
 /// Key material that is never shown: not by `Debug`, not in a log.
 #[derive(Clone, PartialEq, Eq)]
@@ -26,4 +46,167 @@ pub struct Options {
     pub issuer: Option<String>,
     /// Role (upper case) → permissions; A's table by default.
     pub roles: BTreeMap<String, Vec<String>>,
+}
+
+/// Shortest key accepted, bytes: an HMAC key below its hash's size is the weakest part of a token.
+pub const SECRET_BYTES_MIN: usize = 32;
+
+/// Longest leeway accepted.
+pub const LEEWAY_MAX: Duration = Duration::from_secs(60);
+
+/// Keys that stand in the guides' sample files: whoever copied one shares it with every reader.
+const SAMPLE_SECRETS: [&str; 5] = [
+    "your-super-secure-jwt-secret-key-here",
+    "your-super-secret-jwt-key-here",
+    "your-aes-256-encryption-key-here",
+    "your-fernet-encryption-key-here",
+    "your-redis-password",
+];
+
+impl Options {
+    /// Refuses a key that protects nothing: under [`SECRET_BYTES_MIN`] bytes, or a sample text of A or B (contract §10). The
+    /// answer says what is wrong and never what the key is.
+    pub fn check(secret: &Secret) -> Result<(), String> {
+        let text = String::from_utf8_lossy(&secret.0).trim().to_lowercase();
+        if SAMPLE_SECRETS.contains(&text.as_str()) {
+            return Err("JWT_SECRET_KEY is the sample text of the guide, which everybody knows; make one of your own".to_owned());
+        }
+        if secret.0.len() < SECRET_BYTES_MIN {
+            return Err(format!("JWT_SECRET_KEY has {} bytes, at least {SECRET_BYTES_MIN} are needed", secret.0.len()));
+        }
+        Ok(())
+    }
+
+    /// A's table of roles.
+    pub fn default_roles() -> BTreeMap<String, Vec<String>> {
+        let table: [(&str, &[&str]); 3] = [
+            (
+                "ADMIN",
+                &[
+                    "admin.access",
+                    "user.manage",
+                    "session.create",
+                    "session.view",
+                    "session.delete",
+                    "data.export",
+                    "system.configure",
+                    "audit.view",
+                ],
+            ),
+            ("RESEARCHER", &["session.create", "session.view", "data.export", "analysis.create", "agent.create", "agent.manage"]),
+            ("OBSERVER", &["session.view", "data.view"]),
+        ];
+        table.iter().map(|(role, list)| ((*role).to_owned(), list.iter().map(|p| (*p).to_owned()).collect())).collect()
+    }
+}
+
+/// Decides on tokens. Cloning is cheap; every clone knows the same revocations.
+#[derive(Clone)]
+pub struct Auth {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: Options,
+    store: Store,
+    /// A revocation once seen holds until the token's `exp`, whatever becomes of its key (contract §6.7).
+    revoked: Mutex<revoked::Revoked>,
+}
+
+impl Auth {
+    pub fn new(options: Options, store: Store) -> Auth {
+        Auth { inner: Arc::new(Inner { options, store, revoked: Mutex::default() }) }
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.inner.options
+    }
+
+    /// Who may see the feed: [`Auth::verify`], and `admin.access` or `audit.view`.
+    pub async fn admit(&self, token: &str, now_ms: u64) -> Result<Principal, Refusal> {
+        let principal = self.verify(token, now_ms).await?;
+        if principal.may_see() {
+            Ok(principal)
+        } else {
+            Err(Refusal::forbidden("seeing alerts needs the permission `audit.view` or `admin.access`"))
+        }
+    }
+
+    /// Whose token this is, and with which permissions: signature, claims, revocation, the store's permissions. `now_ms` is Unix
+    /// ms. A refusal of kind [`RefusalKind::Unavailable`] means that the store could not be asked.
+    pub async fn verify(&self, token: &str, now_ms: u64) -> Result<Principal, Refusal> {
+        let mut principal = token::verify(&self.inner.options, token, now_ms)?;
+        if let Some(jti) = principal.jti.clone()
+            && self.is_revoked(&jti, principal.expires_at_ms, now_ms).await?
+        {
+            return Err(Refusal::blacklisted());
+        }
+        let own = self.inner.store.permissions(&principal.user_id).await.map_err(unavailable)?;
+        principal.grant(own);
+        Ok(principal)
+    }
+
+    async fn is_revoked(&self, jti: &str, expires_at_ms: u64, now_ms: u64) -> Result<bool, Refusal> {
+        if self.revoked(|seen| seen.contains(jti)) {
+            return Ok(true);
+        }
+        let hit = self.inner.store.blacklisted(jti).await.map_err(unavailable)?;
+        if hit {
+            self.revoked(|seen| seen.remember(jti, expires_at_ms, now_ms));
+        }
+        Ok(hit)
+    }
+
+    fn revoked<T>(&self, f: impl FnOnce(&mut revoked::Revoked) -> T) -> T {
+        // Nothing in there is half done when a holder panics, so a poisoned lock is as good as any.
+        f(&mut self.inner.revoked.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Signs a token of auditcast's own.
+    pub fn issue(&self, claims: &Claims) -> Result<String, IssueError> {
+        issue::issue(&self.inner.options, claims)
+    }
+}
+
+/// The client learns that the store is away, not where it is or what it said.
+fn unavailable(error: crate::store::StoreError) -> Refusal {
+    tracing::debug!(%error, "could not ask the store about a token");
+    Refusal::new(RefusalKind::Unavailable, "the store cannot be asked at the moment")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(text: &str) -> Secret {
+        Secret(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn a_secret_is_long_and_nobodys_sample() {
+        assert_eq!(Options::check(&secret("0123456789abcdef0123456789abcdef")), Ok(()));
+        assert!(Options::check(&secret("0123456789abcdef0123456789abcde")).unwrap_err().contains("31 bytes"));
+        assert!(Options::check(&secret("")).unwrap_err().contains("0 bytes"));
+        for sample in SAMPLE_SECRETS {
+            assert!(Options::check(&secret(sample)).unwrap_err().contains("sample"), "{sample}");
+            assert!(
+                Options::check(&secret(&format!(" {}\n", sample.to_uppercase()))).unwrap_err().contains("sample"),
+                "{sample}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_secret_shows_nowhere() {
+        let options = Options {
+            secret: secret("0123456789abcdef0123456789abcdef"),
+            max_age: Duration::from_secs(1),
+            leeway: Duration::ZERO,
+            audience: None,
+            issuer: None,
+            roles: Options::default_roles(),
+        };
+        assert!(!format!("{options:?}").contains("012345"));
+        assert!(!Options::check(&secret("short-but-mine")).unwrap_err().contains("mine"));
+    }
 }

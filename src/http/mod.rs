@@ -1,6 +1,45 @@
-//! Routers, listeners, the page.
+//! Routers, listeners, the page (contract §5, §7, §8).
+//!
+//! Two listeners: the public one (page, feed, API) and the one for operations (`/metrics`, probes), which has no tokens and
+//! belongs on an address that only machines reach. [`serve`] runs either.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    http::{HeaderName, HeaderValue, Method, header},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{MethodRouter, get, post},
+};
+use serde::Serialize;
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    cors::{AllowOrigin, CorsLayer},
+};
+
+use crate::{auth::Auth, event::Classifier, hub::Hub, metrics::Metrics, session, store::Store};
+
+mod alerts;
+mod connections;
+mod feed;
+mod guard;
+mod intake;
+mod limit;
+mod page;
+mod params;
+mod probes;
+mod problem;
+mod serve;
+mod values;
+
+pub use problem::{Code, Problem};
+pub use serve::{Counted, Peer, serve};
 
 /// `[listen]` and what the edge needs.
 #[derive(Clone, Debug)]
@@ -19,4 +58,144 @@ pub struct Options {
     /// `RATE_LIMIT_GENERAL` requests per `RATE_LIMIT_WINDOW` and client.
     pub rate_general: u32,
     pub rate_window: Duration,
+}
+
+/// What the handlers have in hand.
+pub struct State {
+    options: Options,
+    ctx: Arc<session::Context>,
+    store: Store,
+    hub: Arc<Hub>,
+    auth: Auth,
+    metrics: Arc<Metrics>,
+    /// For `POST /events`; an event is looked at for microseconds, so waiting for it costs less than one for each.
+    classifier: Mutex<Classifier>,
+    limit: limit::Limit,
+}
+
+impl State {
+    pub fn new(
+        options: Options,
+        ctx: Arc<session::Context>,
+        store: Store,
+        hub: Arc<Hub>,
+        auth: Auth,
+        metrics: Arc<Metrics>,
+        classifier: Classifier,
+    ) -> Arc<State> {
+        let limit = limit::Limit::new(options.rate_general, options.rate_window);
+        Arc::new(State { options, ctx, store, hub, auth, metrics, classifier: Mutex::new(classifier), limit })
+    }
+}
+
+/// The API's routes under `/api/v1`, by path.
+fn api() -> Vec<(&'static str, MethodRouter<Arc<State>>)> {
+    vec![
+        ("/api/v1/alerts", get(alerts::list)),
+        ("/api/v1/alerts/{alert_id}", get(alerts::one)),
+        ("/api/v1/stream", get(feed::stream)),
+        ("/api/v1/metrics/current", get(values::current)),
+        ("/api/v1/metrics/history", get(values::history)),
+        ("/api/v1/events", post(intake::post)),
+        ("/api/v1/connections", get(connections::list)),
+    ]
+}
+
+/// The public listener: page, feed, API, probes.
+pub fn public(state: Arc<State>) -> Router {
+    let mut api_router = Router::new();
+    for (path, methods) in api() {
+        api_router = api_router.route(path, methods);
+    }
+    let api_router = api_router.route_layer(middleware::from_fn_with_state(state.clone(), guard::limit));
+    let mut router = Router::new()
+        .merge(api_router)
+        .route("/ws", get(feed::websocket))
+        .route("/livez", get(probes::live))
+        .route("/readyz", get(probes::ready));
+    for asset in page::ASSETS.iter().chain(&page::DOCUMENTS) {
+        router = router.route(asset.path, get(move |request: Request| async move { page::answer(asset, request.headers()) }));
+    }
+    let cors = cors(&state.options);
+    around(router, state, Some(cors))
+}
+
+/// The listener for operations: `/metrics`, `/livez`, `/readyz`.
+pub fn ops(state: Arc<State>) -> Router {
+    let router = Router::new()
+        .route("/metrics", get(probes::metrics))
+        .route("/livez", get(probes::live))
+        .route("/readyz", get(probes::ready));
+    around(router, state, None)
+}
+
+/// What every answer has: a problem for whatever is not there or breaks, security headers on all of them.
+fn around(router: Router<Arc<State>>, state: Arc<State>, cors: Option<CorsLayer>) -> Router {
+    let router = router
+        .fallback(async || Problem::new(Code::NotFound, "there is nothing at this path"))
+        .method_not_allowed_fallback(async || Problem::new(Code::MethodNotAllowed, "this path has no such method"))
+        .layer(CatchPanicLayer::custom(panicked));
+    let router = match cors {
+        Some(cors) => router.layer(cors),
+        None => router,
+    };
+    router.layer(middleware::from_fn_with_state(state.clone(), guard::headers)).with_state(state)
+}
+
+/// The panic itself is told by the process's hook; the client learns that it was not its fault.
+fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
+    Problem::new(Code::Internal, "something went wrong here").into_response()
+}
+
+fn cors(options: &Options) -> CorsLayer {
+    let origins: Vec<HeaderValue> = options
+        .cors_origins
+        .iter()
+        .filter(|origin| *origin != "*")
+        .filter_map(|origin| HeaderValue::from_str(origin.trim_end_matches('/')).ok())
+        .collect();
+    let origins =
+        if options.cors_origins.iter().any(|origin| origin == "*") { AllowOrigin::any() } else { AllowOrigin::list(origins) };
+    CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("last-event-id")])
+        .expose_headers([header::RETRY_AFTER])
+        .max_age(Duration::from_secs(600))
+}
+
+/// `https://host/path` → `https://host`.
+fn origin_of(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, rest)) => format!("{scheme}://{}", rest.split('/').next().unwrap_or_default()),
+        None => url.to_owned(),
+    }
+}
+
+/// Unix ms by this node's clock: for tokens and rate limits, never for what the streams say.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn parts(request: &Request) -> guard::Parts<'_> {
+    guard::Parts { method: request.method(), headers: request.headers() }
+}
+
+/// JSON that is text already; never kept by a cache, because who may see it changes.
+fn json(text: String) -> Response {
+    let mut response = Response::new(Body::from(text));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<Response, Problem> {
+    match serde_json::to_string(value) {
+        Ok(text) => Ok(json(text)),
+        Err(error) => {
+            tracing::error!(%error, "could not write an answer");
+            Err(Problem::new(Code::Internal, "the answer could not be written"))
+        }
+    }
 }

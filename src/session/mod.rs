@@ -1,6 +1,29 @@
 //! One client: WebSocket, Server-Sent Events (contract §5).
+//!
+//! A client is one task that owns its socket, a [`feed::Feed`] (cursors and filters: what to send) and its deadlines. It never
+//! waits for another client and nobody waits for it; its memory is bounded by a page of the log and a write buffer. Every task
+//! is in [`Context::tasks`] and ends when the hub drains.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio_util::task::TaskTracker;
+
+use crate::{auth::Auth, hub::Hub, metrics::Metrics, store::Store};
+
+mod admission;
+mod client;
+mod feed;
+mod handshake;
+mod rate;
+mod socket;
+mod sse;
+
+pub use handshake::{Upgrade, websocket};
+pub use socket::{Fault, Incoming, Socket};
+pub use sse::sse;
 
 /// `[feed]`, `[limits]` as far as they are about one client.
 #[derive(Clone, Debug)]
@@ -22,4 +45,56 @@ pub struct Options {
     pub drain_window: Duration,
     /// `CORS_ORIGINS` and `listen.external_url`: Origins that may connect beside the host itself.
     pub origins: Vec<String>,
+}
+
+/// What every client of this node shares.
+pub struct Context {
+    pub hub: Arc<Hub>,
+    pub store: Store,
+    pub auth: Auth,
+    pub metrics: Arc<Metrics>,
+    pub options: Options,
+    /// This node's name, as `hello` says it.
+    pub node: String,
+    /// Every client's task: close it and wait for it after [`Hub::start_drain`].
+    pub tasks: TaskTracker,
+}
+
+impl Context {
+    pub fn new(hub: Arc<Hub>, store: Store, auth: Auth, metrics: Arc<Metrics>, options: Options, node: String) -> Arc<Context> {
+        Arc::new(Context { hub, store, auth, metrics, options, node, tasks: TaskTracker::new() })
+    }
+}
+
+/// The wall clock, Unix ms: for `exp` and for times in frames. The only place in this room that asks for it.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Advice for coming back: full jitter between the two.
+const RECONNECT_MIN_MS: u64 = 500;
+const RECONNECT_MAX_MS: u64 = 20_000;
+
+/// When the client with this number should come back, so that all of them together come evenly over `window`.
+fn retry_in_ms(connection: u64, window: Duration) -> u64 {
+    // Multiples of the golden ratio fill the unit interval evenly, however many there are.
+    let spread = (connection as f64 * 0.618_033_988_749_894_9).fract();
+    let window = window.as_millis().min(3_600_000) as f64;
+    RECONNECT_MIN_MS + (spread * window) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_come_back_evenly() {
+        let mut times: Vec<u64> = (1..=200).map(|n| retry_in_ms(n, Duration::from_secs(10)) - RECONNECT_MIN_MS).collect();
+        times.sort_unstable();
+        for tenth in 0..10 {
+            let count = times.iter().filter(|t| (tenth * 1000..(tenth + 1) * 1000).contains(*t)).count();
+            assert!((15..=25).contains(&count), "{count} of 200 in second {tenth}");
+        }
+    }
 }

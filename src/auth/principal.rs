@@ -1,0 +1,53 @@
+//! Whom a token speaks for.
+
+/// Sees the feed and the API.
+pub const AUDIT_VIEW: &str = "audit.view";
+/// Sees and acts.
+pub const ADMIN_ACCESS: &str = "admin.access";
+/// Writes audit events.
+pub const AUDIT_WRITE: &str = "audit.write";
+
+/// A verified token's bearer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// Text, whatever it was in the token; 1 to 256 bytes.
+    pub user_id: String,
+    pub username: Option<String>,
+    /// `role`, then `roles`, as the token writes them.
+    pub roles: Vec<String>,
+    /// The union of the token's, its roles' and the store's; sorted, each once.
+    pub permissions: Vec<String>,
+    /// `exp`, Unix ms: a live connection ends here.
+    pub expires_at_ms: u64,
+    /// `iat`, Unix ms.
+    pub issued_at_ms: Option<u64>,
+    /// `jti`, else `token_id`.
+    pub jti: Option<String>,
+}
+
+impl Principal {
+    pub fn has(&self, permission: &str) -> bool {
+        self.permissions.iter().any(|p| p == permission)
+    }
+
+    /// The feed, the API, the page.
+    pub fn may_see(&self) -> bool {
+        self.has(ADMIN_ACCESS) || self.has(AUDIT_VIEW)
+    }
+
+    /// Ending connections, later acknowledging and silencing.
+    pub fn may_act(&self) -> bool {
+        self.has(ADMIN_ACCESS)
+    }
+
+    /// `POST /api/v1/events`.
+    pub fn may_write(&self) -> bool {
+        self.has(AUDIT_WRITE)
+    }
+
+    pub(crate) fn grant(&mut self, permissions: Vec<String>) {
+        self.permissions.extend(permissions);
+        self.permissions.sort_unstable();
+        self.permissions.dedup();
+    }
+}

@@ -1,0 +1,39 @@
+//! `/ws` and `GET /api/v1/stream`: handed to the room of sessions.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State as FromState},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+
+use super::{
+    Counted, State,
+    problem::{Code, Problem},
+    serve::Peer,
+};
+use crate::session;
+
+pub(super) async fn websocket(FromState(state): FromState<Arc<State>>, request: Request) -> Response {
+    let Some(Peer(peer)) = request.extensions().get::<Peer>().copied() else { return no_peer() };
+    session::websocket(state.ctx.clone(), request, peer).await.into_response()
+}
+
+pub(super) async fn stream(FromState(state): FromState<Arc<State>>, request: Request) -> Response {
+    let Some(Peer(peer)) = request.extensions().get::<Peer>().copied() else { return no_peer() };
+    let counted = request.extensions().get::<Counted>().cloned();
+    let response = session::sse(state.ctx.clone(), request, peer).await.into_response();
+    if response.status() == StatusCode::OK
+        && let Some(counted) = counted
+    {
+        // From here on the session counts it, as `sse`.
+        counted.hand_over();
+    }
+    response
+}
+
+/// Only a router that is not behind [`super::serve`] gets here.
+fn no_peer() -> Response {
+    Problem::new(Code::Internal, "the client's address is not known").into_response()
+}

@@ -1,0 +1,211 @@
+//! What every request passes: who asks, how often, from which page.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    extract::{Request, State as FromState},
+    http::{HeaderMap, HeaderValue, Method, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use super::{
+    State,
+    problem::{Code, Problem},
+    serve::Peer,
+};
+use crate::{
+    auth::{Principal, Refusal, RefusalKind, token},
+    wire,
+};
+
+/// The sign-in cookie (contract §10).
+const COOKIE: &str = "__Host-auditcast";
+
+/// The token of a request and whether a browser sent it by itself.
+pub(super) enum Bearer<'a> {
+    Header(&'a str),
+    Cookie(&'a str),
+}
+
+impl<'a> Bearer<'a> {
+    pub(super) fn text(&self) -> &'a str {
+        match self {
+            Bearer::Header(token) | Bearer::Cookie(token) => token,
+        }
+    }
+}
+
+/// The token of a request: `Authorization: Bearer`, else the sign-in cookie. Another scheme in the header is a refusal, and
+/// the cookie does not mend it.
+pub(super) fn bearer(headers: &HeaderMap) -> Result<Bearer<'_>, Refusal> {
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let (scheme, token) = value.to_str().ok().and_then(|text| text.trim().split_once(' ')).unwrap_or_default();
+        let token = token.trim();
+        return if scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() {
+            Ok(Bearer::Header(token))
+        } else {
+            Err(Refusal::new(RefusalKind::Invalid, "`Authorization` holds no bearer token"))
+        };
+    }
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|text| text.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(name, token)| *name == COOKIE && !token.is_empty())
+        .map(|(_, token)| Bearer::Cookie(token))
+        .ok_or_else(Refusal::missing)
+}
+
+/// What a route asks of its caller.
+#[derive(Clone, Copy)]
+pub(super) enum Need {
+    See,
+    Act,
+    Write,
+}
+
+/// Decides who may call. Refusals are counted.
+pub(super) async fn admit(state: &State, request: &Parts<'_>, need: Need) -> Result<Principal, Problem> {
+    let bearer = bearer(request.headers).map_err(|refusal| refused(state, refusal))?;
+    // A browser sends the cookie whoever wrote the page, so what changes something must come from a page of ours.
+    if matches!(bearer, Bearer::Cookie(_)) && *request.method != Method::GET && !own_origin(state, request.headers) {
+        return Err(Problem::new(
+            Code::Origin,
+            "with the cookie, requests that change something must come from auditcast's own page",
+        ));
+    }
+    let principal = state.auth.verify(bearer.text(), super::now_ms()).await.map_err(|refusal| refused(state, refusal))?;
+    let (allowed, wanted) = match need {
+        Need::See => (principal.may_see(), "`audit.view` or `admin.access`"),
+        Need::Act => (principal.may_act(), "`admin.access`"),
+        Need::Write => (principal.may_write(), "`audit.write`"),
+    };
+    if allowed {
+        return Ok(principal);
+    }
+    state.metrics.auth_failures.inc(RefusalKind::Forbidden.as_str());
+    Err(Problem::new(Code::Forbidden, format!("this needs the permission {wanted}")))
+}
+
+fn refused(state: &State, refusal: Refusal) -> Problem {
+    state.metrics.auth_failures.inc(refusal.kind.as_str());
+    Problem::from(refusal)
+}
+
+/// What [`admit`] looks at.
+pub(super) struct Parts<'a> {
+    pub(super) method: &'a Method,
+    pub(super) headers: &'a HeaderMap,
+}
+
+fn own_origin(state: &State, headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN).and_then(|value| value.to_str().ok()) else { return false };
+    let host = headers.get(header::HOST).and_then(|value| value.to_str().ok());
+    let at_host = host.is_some_and(|host| {
+        origin
+            .split_once("://")
+            .is_some_and(|(scheme, rest)| matches!(scheme, "http" | "https") && rest.eq_ignore_ascii_case(host))
+    });
+    let listed = |known: &String| known.trim_end_matches('/').eq_ignore_ascii_case(origin);
+    at_host
+        || state.options.external_url.iter().any(|url| listed(&super::origin_of(url)))
+        || state.options.cors_origins.iter().any(listed)
+}
+
+/// `RATE_LIMIT_GENERAL` per user, else per address; and no token in a query, where it would end up in logs and histories.
+pub(super) async fn limit(FromState(state): FromState<Arc<State>>, request: Request, next: Next) -> Response {
+    if request.uri().query().is_some_and(wire::token_in_query) {
+        return Problem::new(Code::TokenInQuery, "a token belongs into the Authorization header, never into the query")
+            .into_response();
+    }
+    let now_ms = super::now_ms();
+    if let Err(seconds) = state.limit.take(&client(&state, &request, now_ms), now_ms) {
+        let mut problem = Problem::new(Code::RateLimited, format!("too many requests; there is room again in {seconds} s"));
+        problem.retry_after = Some(seconds);
+        return problem.into_response();
+    }
+    next.run(request).await
+}
+
+/// Only a good signature makes a user of a client: else anybody could use up anybody's share.
+fn client(state: &State, request: &Request, now_ms: u64) -> String {
+    if let Ok(bearer) = bearer(request.headers())
+        && let Ok(principal) = token::verify(state.auth.options(), bearer.text(), now_ms)
+    {
+        return format!("user:{}", principal.user_id);
+    }
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    peer.map_or_else(|| "address:unknown".to_owned(), |peer| format!("address:{}", network(peer)))
+}
+
+/// An IPv6 client has a whole /64 to itself, so that is what counts.
+fn network(peer: SocketAddr) -> String {
+    match peer.ip().to_canonical() {
+        std::net::IpAddr::V4(ip) => ip.to_string(),
+        std::net::IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
+    }
+}
+
+/// Everything but scripts, styles, images and connections of our own is off.
+const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+                   base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// Security headers on every answer, also on errors.
+pub(super) async fn headers(FromState(state): FromState<Arc<State>>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if state.options.security_headers {
+        let https = state.options.external_url.as_deref().is_some_and(|url| url.to_ascii_lowercase().starts_with("https://"));
+        let headers = response.headers_mut();
+        for (name, value) in [
+            (header::CONTENT_SECURITY_POLICY, CSP),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (header::X_FRAME_OPTIONS, "DENY"),
+            (header::REFERRER_POLICY, "no-referrer"),
+            (header::HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        ] {
+            headers.entry(name).or_insert(HeaderValue::from_static(value));
+        }
+        if https {
+            headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert(HeaderValue::from_static("max-age=31536000"));
+        }
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(list: &[(header::HeaderName, &str)]) -> HeaderMap {
+        list.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect()
+    }
+
+    fn token(list: &[(header::HeaderName, &str)]) -> Option<String> {
+        bearer(&headers(list)).ok().map(|bearer| bearer.text().to_owned())
+    }
+
+    #[test]
+    fn a_token_comes_by_header_or_cookie() {
+        assert_eq!(token(&[(header::AUTHORIZATION, "Bearer a.b.c")]).as_deref(), Some("a.b.c"));
+        assert_eq!(token(&[(header::AUTHORIZATION, "bearer  a.b.c ")]).as_deref(), Some("a.b.c"));
+        assert_eq!(token(&[(header::COOKIE, "x=1; __Host-auditcast=a.b.c")]).as_deref(), Some("a.b.c"));
+        for wrong in ["a.b.c", "Basic a.b.c", "Bearer", "Bearer ", ""] {
+            assert_eq!(token(&[(header::AUTHORIZATION, wrong), (header::COOKIE, "__Host-auditcast=a.b.c")]), None, "{wrong:?}");
+        }
+        assert_eq!(token(&[(header::COOKIE, "auditcast=a.b.c; __Host-auditcast=")]), None);
+        assert_eq!(token(&[]), None);
+    }
+
+    #[test]
+    fn an_address_counts_by_network() {
+        assert_eq!(network("192.0.2.7:1".parse().unwrap()), "192.0.2.7");
+        assert_eq!(network("[::ffff:192.0.2.7]:1".parse().unwrap()), "192.0.2.7");
+        assert_eq!(network("[2001:db8:1:2:3::4]:1".parse().unwrap()), network("[2001:db8:1:2:ffff::]:9".parse().unwrap()));
+    }
+}

@@ -1,0 +1,171 @@
+//! The accept loop: HTTP/1.1 on hyper, with time-outs and bounds that a ready-made server does not have.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{Router, body::Body};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus::IntGauge;
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
+
+use super::Options;
+use crate::metrics::Metrics;
+
+/// Longest request head, bytes; more is answered with 431.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
+
+/// What the kernel keeps for one client: small, so that a slow one is noticed by us and does not hide in buffers.
+const SEND_BUFFER_BYTES: usize = 128 * 1024;
+
+/// How long accepting rests when the process has no descriptors left.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// Who is at the other end; an extension of every request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
+/// Counts a socket as `http` until it becomes a feed; an extension of every request.
+#[derive(Clone)]
+pub struct Counted(Arc<CountedInner>);
+
+struct CountedInner {
+    gauge: IntGauge,
+    open: AtomicBool,
+}
+
+impl Counted {
+    fn new(gauge: IntGauge) -> Counted {
+        gauge.inc();
+        Counted(Arc::new(CountedInner { gauge, open: AtomicBool::new(true) }))
+    }
+
+    /// From here on somebody else counts this socket.
+    pub fn hand_over(&self) {
+        if self.0.open.swap(false, Ordering::Relaxed) {
+            self.0.gauge.dec();
+        }
+    }
+}
+
+/// Serves until `stop`: then accepts nothing more, lets running requests finish and gives back its sockets. Connections are
+/// tasks of `tracker`; those of upgraded sockets are not ours any more.
+///
+/// At most `options.sockets_max` sockets speak HTTP at once; one more is told 503 and closed.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    options: Options,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+    tracker: TaskTracker,
+) {
+    let sockets = Arc::new(Semaphore::new(options.sockets_max.min(Semaphore::MAX_PERMITS)));
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                pause_after(&error, &stop).await;
+                continue;
+            }
+        };
+        let Ok(permit) = Arc::clone(&sockets).try_acquire_owned() else {
+            metrics.connections_rejected.inc("sockets");
+            refuse(stream);
+            continue;
+        };
+        prepare(&stream);
+        let counted = Counted::new(metrics.connections.http.clone());
+        tracker.spawn(connection(stream, peer, router.clone(), options.header_timeout, counted, stop.clone(), permit));
+    }
+}
+
+/// Accepting fails for one connection (it is gone already), or for want of descriptors: then waiting is all there is, and a
+/// loop without a pause would burn a core.
+async fn pause_after(error: &io::Error, stop: &CancellationToken) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted) {
+        return;
+    }
+    tracing::warn!(%error, "could not accept a connection");
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(EXHAUSTED_PAUSE) => {}
+    }
+}
+
+/// Best effort, without waiting: an answer that fits into no buffer is not worth a task.
+fn refuse(stream: TcpStream) {
+    let _ = stream.try_write(FULL);
+}
+
+fn prepare(stream: &TcpStream) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "could not set TCP_NODELAY");
+    }
+    if let Err(error) = socket2::SockRef::from(stream).set_send_buffer_size(SEND_BUFFER_BYTES) {
+        tracing::debug!(%error, "could not set SO_SNDBUF");
+    }
+}
+
+async fn connection(
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    header_timeout: Duration,
+    counted: Counted,
+    stop: CancellationToken,
+    permit: OwnedSemaphorePermit,
+) {
+    let for_requests = counted.clone();
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(for_requests.clone());
+        router.clone().oneshot(request.map(Body::new))
+    });
+    if stop.is_cancelled() {
+        let _ = stream.shutdown().await;
+        counted.hand_over();
+        return;
+    }
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        // A client's mistake or absence; at most worth a look while debugging.
+        tracing::debug!(%error, "a connection ended early");
+    }
+    counted.hand_over();
+    drop(permit);
+}

@@ -1,1 +1,0 @@
-//! Every Prometheus series, by name, in one place (contract §8).

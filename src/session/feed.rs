@@ -1,0 +1,462 @@
+//! What one client is to be sent: cursors on the alert log and on the live events, its filter, and what it has been told of
+//! sources, metrics and positions. Knows nothing of sockets; WebSocket and SSE read it alike.
+//!
+//! Replay and live are one read: from the ring where it reaches back far enough, else a page from the store, with the same
+//! cursor. So nothing can fall between the two.
+
+use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use super::rate::Bucket;
+use crate::{
+    hub::{ALERTS_PAGE, AlertFrame, Cursor, Hub, Interest, Located, Read},
+    store::{LogEntry, Store, StoreError},
+    wire::{self, Pos, RequestId, Subscription},
+};
+
+/// An answer of the store that takes longer is none; then it is asked again.
+const ANSWER: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_secs(1);
+/// Live events taken in one turn, and how often a client hears of lost ones.
+const EVENTS_BATCH: usize = 256;
+const GAP_EVERY: Duration = Duration::from_secs(1);
+
+/// One frame to be sent.
+pub(super) struct Out {
+    /// Its `type`, the `event:` of SSE.
+    pub(super) name: &'static str,
+    pub(super) frame: Utf8Bytes,
+    /// Of the alert log: the `id:` of SSE.
+    pub(super) pos: Option<Pos>,
+    /// Arrival of what caused a live alert, Unix ms.
+    pub(super) received_at_ms: Option<u64>,
+}
+
+impl Out {
+    pub(super) fn new(name: &'static str, frame: String) -> Out {
+        Out { name, frame: frame.into(), pos: None, received_at_ms: None }
+    }
+}
+
+type Asking = Pin<Box<dyn Future<Output = Fetched> + Send>>;
+
+/// What the store said.
+enum Fetched {
+    Located(Located),
+    Firing(Vec<LogEntry>),
+    Page(Vec<LogEntry>),
+}
+
+struct Events {
+    cursor: u64,
+    bucket: Bucket,
+    over_rate: u64,
+    too_slow: u64,
+    told_at: Option<Instant>,
+    _interest: Interest,
+}
+
+/// A subscription that waits for the store before it is in force.
+struct Setup {
+    id: Option<RequestId>,
+    subscription: Subscription,
+}
+
+pub(super) struct Feed {
+    hub: Arc<Hub>,
+    store: Store,
+    events_rate: u32,
+    subscription: Subscription,
+    cursor: Cursor,
+    /// The position the client has, by a frame or by `position`.
+    told: Pos,
+    /// Has been at the ring's head: from here on, falling off its tail means being too slow.
+    live: bool,
+    setup: Option<Setup>,
+    next_setup: Option<Setup>,
+    asking: Option<Asking>,
+    fetched: Option<Fetched>,
+    /// Entries from the store, not sent yet.
+    page: VecDeque<LogEntry>,
+    /// Frames about the feed itself, in their place before what comes next.
+    queue: VecDeque<Out>,
+    events: Option<Events>,
+    metrics_seen: u64,
+    sources_seen: u64,
+    wake: watch::Receiver<u64>,
+    wake_events: watch::Receiver<u64>,
+}
+
+/// Asks until there is an answer: a store that is away comes back, and the client keeps its place.
+async fn until_answered<T, F: Future<Output = Result<T, StoreError>>>(mut ask: impl FnMut() -> F) -> T {
+    loop {
+        if let Ok(Ok(answer)) = timeout(ANSWER, ask()).await {
+            return answer;
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+impl Feed {
+    /// A client that came now; nothing is sent before [`Feed::subscribe`].
+    pub(super) fn new(hub: Arc<Hub>, store: Store, events_rate: u32) -> Feed {
+        let cursor = hub.cursor_at_head();
+        Feed {
+            events_rate,
+            subscription: Subscription::default(),
+            told: cursor.pos.clone(),
+            cursor,
+            live: false,
+            setup: None,
+            next_setup: None,
+            asking: None,
+            fetched: None,
+            page: VecDeque::new(),
+            queue: VecDeque::new(),
+            events: None,
+            metrics_seen: 0,
+            sources_seen: 0,
+            wake: hub.waiter(),
+            wake_events: hub.events_waiter(),
+            hub,
+            store,
+        }
+    }
+
+    /// Takes a subscription. Without `after` it goes on from where the client is. `Err`: two are waiting for the store already.
+    pub(super) fn subscribe(&mut self, id: Option<RequestId>, subscription: Subscription) -> Result<(), ()> {
+        let setup = Setup { id, subscription };
+        if self.setup.is_some() {
+            if self.next_setup.is_some() {
+                return Err(());
+            }
+            self.next_setup = Some(setup);
+            return Ok(());
+        }
+        self.start(setup);
+        Ok(())
+    }
+
+    fn start(&mut self, setup: Setup) {
+        let subscription = &setup.subscription;
+        match &subscription.after {
+            Some(after) => {
+                // Taken before the store is asked: a log that changes meanwhile is then met as a reset.
+                self.cursor = self.hub.cursor(self.cursor.pos.clone());
+                self.page.clear();
+                let (hub, store, after) = (self.hub.clone(), self.store.clone(), after.clone());
+                self.ask(async move { Fetched::Located(until_answered(|| hub.locate(&store, &after)).await) });
+                self.setup = Some(setup);
+            }
+            None if subscription.active => {
+                let store = self.store.clone();
+                // A page that was on its way is asked for again afterwards.
+                self.ask(async move { Fetched::Firing(until_answered(|| store.firing()).await) });
+                self.setup = Some(setup);
+            }
+            None => self.begin(setup, Ok(()), 0),
+        }
+    }
+
+    fn ask(&mut self, asking: impl Future<Output = Fetched> + Send + 'static) {
+        self.fetched = None;
+        self.asking = Some(Box::pin(asking));
+    }
+
+    /// The subscription is in force.
+    fn begin(&mut self, setup: Setup, recovered: Result<(), &'static str>, replaying: u64) {
+        let head = self.hub.head_pos().to_string();
+        self.queue.push_back(Out::new("subscribed", wire::subscribed(setup.id.as_ref(), recovered, &head, replaying)));
+        self.subscription = setup.subscription;
+        self.live = false;
+        self.sources_seen = 0;
+        self.metrics_seen = 0;
+        // Who changes what he wants keeps his rate, and hears of what he lost before.
+        let before = self.events.take();
+        self.events = self.subscription.events.map(|severity| {
+            let interest = self.hub.interest(severity);
+            match before {
+                Some(events) => Events { _interest: interest, ..events },
+                None => Events {
+                    cursor: self.hub.events_cursor(),
+                    bucket: Bucket::new(self.events_rate, self.events_rate, Instant::now()),
+                    over_rate: 0,
+                    too_slow: 0,
+                    told_at: None,
+                    _interest: interest,
+                },
+            }
+        });
+        if let Some(next) = self.next_setup.take() {
+            self.start(next);
+        }
+    }
+
+    fn settle(&mut self, fetched: Fetched) {
+        match (fetched, self.setup.take()) {
+            (Fetched::Located(located), Some(setup)) => {
+                self.cursor.pos = located.pos;
+                // Who left at the head of another node has nothing to be replayed here.
+                let replaying = self.hub.lag(&self.cursor);
+                self.told = self.cursor.pos.clone();
+                self.begin(setup, located.recovered, replaying);
+            }
+            (Fetched::Firing(entries), Some(setup)) => {
+                let firing: Vec<AlertFrame> = entries
+                    .into_iter()
+                    // What is after the cursor comes as an alert of its own.
+                    .filter(|entry| entry.seq <= self.cursor.pos.seq)
+                    .filter_map(AlertFrame::new)
+                    .filter(|frame| setup.subscription.wants(&frame.view))
+                    .collect();
+                let count = firing.len();
+                let next = self.next_setup.take();
+                self.begin(setup, Ok(()), count as u64);
+                self.queue.extend(firing.iter().map(|frame| Out {
+                    name: "security_alert",
+                    frame: frame.replayed().clone(),
+                    pos: Some(frame.pos.clone()),
+                    received_at_ms: None,
+                }));
+                if count > 0 {
+                    // The last position a client sees is the one it comes back with: not that of an old alert.
+                    let pos = self.cursor.pos.clone();
+                    self.queue
+                        .push_back(Out { pos: Some(pos.clone()), ..Out::new("position", wire::position(&pos.to_string())) });
+                    self.told = pos;
+                }
+                if let Some(next) = next {
+                    self.start(next);
+                }
+            }
+            (Fetched::Page(entries), setup) => {
+                self.setup = setup;
+                if let Some(first) = entries.first()
+                    && first.seq > self.cursor.pos.seq + 1
+                {
+                    // Trimmed before they could be read.
+                    let missed = first.seq - 1 - self.cursor.pos.seq;
+                    let to = Pos { seq: first.seq - 1, check: Pos::origin("trimmed").check };
+                    self.tell_gap("trimmed", Some(missed), &self.cursor.pos.clone(), &to);
+                    self.cursor.pos = to;
+                }
+                self.page.extend(entries);
+            }
+            // An answer to a question that has been replaced.
+            (Fetched::Located(_) | Fetched::Firing(_), None) => {}
+        }
+    }
+
+    fn tell_gap(&mut self, reason: &str, missed: Option<u64>, from: &Pos, to: &Pos) {
+        let frame = wire::gap(wire::Feed::Alerts, missed, reason, Some((&from.to_string(), &to.to_string())));
+        self.queue.push_back(Out::new("gap", frame));
+    }
+
+    /// Gives `out` what is ready, up to about `bytes_max`. Never waits. `true`: there is more.
+    pub(super) fn collect(&mut self, now: Instant, bytes_max: usize, out: &mut Vec<Out>) -> bool {
+        let mut bytes = 0;
+        if let Some(fetched) = self.fetched.take() {
+            self.settle(fetched);
+        }
+        loop {
+            while let Some(next) = self.queue.pop_front() {
+                bytes += next.frame.len();
+                out.push(next);
+                if bytes >= bytes_max {
+                    return true;
+                }
+            }
+            if self.setup.is_some() {
+                // Nothing comes before `subscribed`.
+                return false;
+            }
+            self.collect_news(out);
+            match self.collect_alerts(bytes_max.saturating_sub(bytes), &mut bytes, out) {
+                Alerts::Done => break,
+                Alerts::More => return true,
+                Alerts::Queued => {}
+            }
+        }
+        self.collect_events(now, out)
+    }
+
+    /// Sources and metrics: rare, small, and only the newest.
+    fn collect_news(&mut self, out: &mut Vec<Out>) {
+        let (seen, changed) = self.hub.sources_after(self.sources_seen);
+        self.sources_seen = seen;
+        out.extend(changed.iter().map(|status| Out::new("source_status", wire::source_status(status))));
+        if self.subscription.metrics
+            && let Some((seen, frame)) = self.hub.snapshot_after(self.metrics_seen)
+        {
+            self.metrics_seen = seen;
+            out.push(Out { name: "security_metrics", frame, pos: None, received_at_ms: None });
+        }
+    }
+
+    fn collect_alerts(&mut self, bytes_max: usize, bytes: &mut usize, out: &mut Vec<Out>) -> Alerts {
+        let mut spent = 0;
+        while let Some(entry) = self.page.pop_front() {
+            self.cursor.pos = Pos { seq: entry.seq, check: entry.check.clone() };
+            if let Some(frame) = AlertFrame::new(entry)
+                && self.subscription.wants(&frame.view)
+            {
+                let replayed = frame.pos.seq <= self.cursor.replay_to;
+                spent += self.send(&frame, replayed, out);
+            }
+            if spent >= bytes_max {
+                *bytes += spent;
+                return Alerts::More;
+            }
+        }
+        *bytes += spent;
+        if self.asking.is_some() {
+            return Alerts::Done;
+        }
+        loop {
+            let mut frames: Vec<(Arc<AlertFrame>, bool)> = Vec::new();
+            let subscription = &self.subscription;
+            let read = self.hub.read(&mut self.cursor, 64, |frame, replayed| {
+                if subscription.wants(&frame.view) {
+                    frames.push((frame.clone(), replayed));
+                }
+            });
+            for (frame, replayed) in frames {
+                let sent = self.send(&frame, replayed, out);
+                spent += sent;
+                *bytes += sent;
+            }
+            match read {
+                Read::Head => {
+                    self.live = true;
+                    return Alerts::Done;
+                }
+                Read::More if spent >= bytes_max => return Alerts::More,
+                Read::More => {}
+                Read::Below => {
+                    let (store, after) = (self.store.clone(), self.cursor.pos.seq);
+                    self.live = false;
+                    self.ask(async move {
+                        loop {
+                            let page = until_answered(|| store.log_read(after, ALERTS_PAGE)).await;
+                            if !page.is_empty() {
+                                return Fetched::Page(page);
+                            }
+                            // The log ends before what the ring has: the hub is about to see it too.
+                            sleep(AGAIN).await;
+                        }
+                    });
+                    return Alerts::Done;
+                }
+                Read::Reset(resets) => {
+                    self.page.clear();
+                    for reset in resets {
+                        self.tell_gap(reset.reason, reset.missed, &reset.from, &reset.to);
+                        self.told = reset.to;
+                    }
+                    return Alerts::Queued;
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, frame: &AlertFrame, replayed: bool, out: &mut Vec<Out>) -> usize {
+        let text = if replayed { frame.replayed().clone() } else { frame.frame.clone() };
+        let len = text.len();
+        let name = match frame.view.frame_type.as_str() {
+            "alert_acknowledged" => "alert_acknowledged",
+            "alert_unacknowledged" => "alert_unacknowledged",
+            _ => "security_alert",
+        };
+        self.told = frame.pos.clone();
+        let received_at_ms = frame.view.received_at_ms.filter(|_| !replayed);
+        out.push(Out { name, frame: text, pos: Some(frame.pos.clone()), received_at_ms });
+        len
+    }
+
+    fn collect_events(&mut self, now: Instant, out: &mut Vec<Out>) -> bool {
+        let Some(events) = &mut self.events else { return false };
+        let subscription = &self.subscription;
+        let bucket = &mut events.bucket;
+        let over_rate = &mut events.over_rate;
+        let read = self.hub.read_events(&mut events.cursor, EVENTS_BATCH, |event| {
+            if !subscription.wants_event(event.severity, &event.event_type) {
+                return;
+            }
+            if bucket.take(now) {
+                out.push(Out { name: "security_event", frame: event.frame.clone(), pos: None, received_at_ms: None });
+            } else {
+                *over_rate += 1;
+            }
+        });
+        events.too_slow += read.missed;
+        if events.lost() && events.told_at.is_none_or(|at| now.saturating_duration_since(at) >= GAP_EVERY) {
+            events.told_at = Some(now);
+            for (missed, reason) in [(&mut events.over_rate, "rate"), (&mut events.too_slow, "slow")] {
+                if *missed > 0 {
+                    out.push(Out::new("gap", wire::gap(wire::Feed::Events, Some(std::mem::take(missed)), reason, None)));
+                }
+            }
+        }
+        read.more
+    }
+
+    /// Waits until [`Feed::collect`] may have something. Cancel-safe.
+    pub(super) async fn wait(&mut self) {
+        let tell_at =
+            self.events.as_ref().filter(|events| events.lost()).and_then(|events| events.told_at).map(|at| at + GAP_EVERY);
+        let done = tokio::select! {
+            _ = self.wake.changed() => None,
+            _ = self.wake_events.changed(), if self.events.is_some() => None,
+            fetched = answer(&mut self.asking), if self.asking.is_some() => Some(fetched),
+            () = sleep_until(tell_at.unwrap_or_else(Instant::now)), if tell_at.is_some() => None,
+        };
+        if done.is_some() {
+            self.asking = None;
+            self.fetched = done;
+        }
+    }
+
+    /// A `position` frame, if the cursor has moved without a frame since the client was told.
+    pub(super) fn position(&mut self) -> Option<Out> {
+        if self.setup.is_some() || !self.page.is_empty() || self.told == self.cursor.pos {
+            return None;
+        }
+        self.told = self.cursor.pos.clone();
+        Some(Out { pos: Some(self.told.clone()), ..Out::new("position", wire::position(&self.told.to_string())) })
+    }
+
+    /// Has read at the head once, and what comes next has left memory since.
+    pub(super) fn fell_off(&self) -> bool {
+        self.live && self.hub.is_below(&self.cursor)
+    }
+
+    /// More than half of what is kept in memory is waiting.
+    pub(super) fn is_lagging(&self) -> bool {
+        self.live && self.hub.lag(&self.cursor) > self.hub.ring_len() as u64 / 2
+    }
+}
+
+impl Events {
+    fn lost(&self) -> bool {
+        self.over_rate + self.too_slow > 0
+    }
+}
+
+enum Alerts {
+    Done,
+    More,
+    /// Something must be said first.
+    Queued,
+}
+
+async fn answer(asking: &mut Option<Asking>) -> Fetched {
+    match asking {
+        Some(asking) => asking.await,
+        None => std::future::pending().await,
+    }
+}

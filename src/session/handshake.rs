@@ -1,0 +1,229 @@
+//! `GET /ws`: the handshake, and how a refusal is told there.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header},
+};
+use hyper::upgrade::OnUpgrade;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::{
+    Context, Socket,
+    admission::{self, Credential, Denied, PROTOCOL, Protocols},
+    client::{self, Arrival},
+    now_ms,
+};
+use crate::{
+    auth::{Principal, Refusal},
+    hub::{Connection, Full, Transport},
+    wire::{Subscription, token_in_query},
+};
+
+/// A client that was answered 101 and does not come is given up.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A request for a WebSocket that is one (RFC 6455 §4.2.1).
+pub struct Upgrade {
+    accept: HeaderValue,
+    on: OnUpgrade,
+}
+
+impl Upgrade {
+    /// Checks the request's form. `Err` is the answer to give instead.
+    pub fn of(request: &mut Request<Body>) -> Result<Upgrade, Response<Body>> {
+        let bad = |text: &str| Denied::BadRequest(text.to_owned()).response();
+        let headers = request.headers();
+        if request.method() != Method::GET {
+            let mut response = admission::problem(StatusCode::METHOD_NOT_ALLOWED, "bad_request", "a WebSocket begins with GET");
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+            return Err(response);
+        }
+        if request.version() != Version::HTTP_11
+            || !has_word(headers, header::UPGRADE, "websocket")
+            || !has_word(headers, header::CONNECTION, "upgrade")
+        {
+            let mut response =
+                admission::problem(StatusCode::UPGRADE_REQUIRED, "bad_request", "this address speaks WebSocket over HTTP/1.1");
+            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            return Err(response);
+        }
+        if headers.get(header::SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes) != Some(b"13") {
+            let mut response = admission::problem(StatusCode::UPGRADE_REQUIRED, "bad_request", "the version spoken here is 13");
+            response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            return Err(response);
+        }
+        let key = headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes).filter(|key| is_key(key));
+        let Some(key) = key else { return Err(bad("`Sec-WebSocket-Key` is not 16 bytes in base64")) };
+        let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key)) else {
+            return Err(bad("`Sec-WebSocket-Key` is not ASCII"));
+        };
+        if request.extensions().get::<OnUpgrade>().is_none() {
+            return Err(admission::problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", "this connection cannot be upgraded"));
+        }
+        Ok(Upgrade { accept, on: hyper::upgrade::on(request) })
+    }
+
+    /// The answer 101, and the socket that comes of it once the answer is out; `None` if the client does not stay.
+    pub fn accept(
+        self,
+        protocol: Option<&'static str>,
+        frame_bytes_max: usize,
+    ) -> (Response<Body>, impl Future<Output = Option<Socket>>) {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, self.accept);
+        if let Some(protocol) = protocol {
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+        }
+        let on = self.on;
+        let socket = async move {
+            match timeout(UPGRADE_TIMEOUT, on).await {
+                Ok(Ok(upgraded)) => Some(Socket::take(upgraded, frame_bytes_max).await),
+                _ => None,
+            }
+        };
+        (response, socket)
+    }
+}
+
+/// Whether a header that is a list of words has this one, in any case.
+fn has_word(headers: &HeaderMap, name: header::HeaderName, word: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|text| text.split(','))
+        .any(|item| item.trim().eq_ignore_ascii_case(word))
+}
+
+/// 16 bytes in base64: 22 characters and `==`.
+fn is_key(key: &[u8]) -> bool {
+    match key.strip_suffix(b"==") {
+        Some(rest) => rest.len() == 22 && rest.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/')),
+        None => false,
+    }
+}
+
+/// Takes a token, a place among the connections, and a place of the user's.
+pub(super) async fn admit(ctx: &Context, place: &Connection, token: &str) -> Result<Principal, Denied> {
+    let admitted = match timeout(Duration::from_secs(5), ctx.auth.admit(token, now_ms())).await {
+        Ok(admitted) => admitted,
+        Err(_) => return Err(Denied::Unavailable),
+    };
+    let principal = admitted.map_err(|refusal| {
+        ctx.metrics.auth_failures.inc(refusal.kind.as_str());
+        Denied::Token(refusal)
+    })?;
+    place
+        .name(&principal.user_id, principal.jti.as_deref(), ctx.options.connections_per_user_max)
+        .map_err(|_| Denied::TooManyPerUser)?;
+    Ok(principal)
+}
+
+/// Whether anybody new gets in at all.
+pub(super) fn open(ctx: &Context) -> Result<(), Denied> {
+    if ctx.hub.draining().is_some() {
+        return Err(Denied::Draining);
+    }
+    if !ctx.hub.store_up() {
+        return Err(Denied::Unavailable);
+    }
+    Ok(())
+}
+
+pub(super) fn refuse(ctx: &Context, denied: &Denied) -> Response<Body> {
+    ctx.metrics.connections_rejected.inc(denied.label());
+    denied.response()
+}
+
+/// The whole of `GET /ws` (contract §5): who may come in gets 101 and a task of his own in [`Context::tasks`]. A token in
+/// `Authorization` is judged before the answer, by HTTP; any other afterwards, by frame and close code.
+pub async fn websocket(ctx: Arc<Context>, mut request: Request<Body>, peer: SocketAddr) -> Response<Body> {
+    let query = request.uri().query().unwrap_or_default();
+    if token_in_query(query) {
+        return refuse(&ctx, &Denied::BadRequest("a token in the URL is not accepted: it would end up in logs".to_owned()));
+    }
+    let subscription = match Subscription::from_query(query) {
+        Ok(subscription) => subscription,
+        Err(text) => return refuse(&ctx, &Denied::BadRequest(text)),
+    };
+    let protocols = match Protocols::of(request.headers()) {
+        Ok(protocols) => protocols,
+        Err(text) => return refuse(&ctx, &Denied::BadRequest(text.to_owned())),
+    };
+    let upgrade = match Upgrade::of(&mut request) {
+        Ok(upgrade) => upgrade,
+        Err(response) => {
+            ctx.metrics.connections_rejected.inc("bad_request");
+            return response;
+        }
+    };
+    let headers = request.headers();
+    let credential = match admission::bearer(headers) {
+        Some(Ok(token)) => Credential::Header(token),
+        Some(Err(refusal)) => {
+            ctx.metrics.auth_failures.inc(refusal.kind.as_str());
+            return refuse(&ctx, &Denied::Token(refusal));
+        }
+        None => match protocols.token.or_else(|| admission::cookie(headers)) {
+            Some(token) => Credential::Browser(token),
+            None => Credential::FirstFrame,
+        },
+    };
+    let allowed = admission::origin_allowed(headers, &ctx.options.origins);
+    let open = if allowed { open(&ctx) } else { Err(Denied::Origin) };
+    // Told by HTTP to everybody: a place is what there is none of.
+    let place = match ctx.hub.reserve(Transport::WebSocket, peer.ip(), now_ms(), ctx.options.connections_max) {
+        Ok(place) => place,
+        Err(Full::Node | Full::User) => return refuse(&ctx, &Denied::NodeFull),
+    };
+    let arrival = match (open, credential) {
+        (Err(denied), Credential::Header(_)) => return refuse(&ctx, &denied),
+        (Err(denied), _) => Arrival::Denied(denied),
+        (Ok(()), Credential::Header(token)) => match admit(&ctx, &place, &token).await {
+            Ok(principal) => Arrival::Admitted(principal),
+            Err(denied) => return refuse(&ctx, &denied),
+        },
+        (Ok(()), Credential::Browser(token)) => Arrival::Token(token),
+        (Ok(()), Credential::FirstFrame) => Arrival::Unknown,
+    };
+    let (response, socket) = upgrade.accept(protocols.ours.then_some(PROTOCOL), ctx.options.frame_bytes_max);
+    let tasks = ctx.tasks.clone();
+    tasks.spawn(async move {
+        if let Some(socket) = socket.await {
+            client::serve(ctx, socket, place, arrival, subscription).await;
+        }
+    });
+    response
+}
+
+/// A token that nobody sent.
+pub(super) fn missing() -> Denied {
+    Denied::Token(Refusal::missing())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_key;
+
+    #[test]
+    fn keys_are_sixteen_bytes() {
+        assert!(is_key(b"dGhlIHNhbXBsZSBub25jZQ=="));
+        for bad in [
+            &b""[..],
+            b"dGhlIHNhbXBsZSBub25jZQ",
+            b"dGhlIHNhbXBsZSBub25jZ===",
+            b"dGhlIHNhbXBsZSBub25j",
+            b"dGhlIHNhbXBsZSBub25\xffZQ==",
+        ] {
+            assert!(!is_key(bad), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What has an expiry: metric snapshots, revoked tokens, and the deduplication keys' going. Permissions stand here too.
+
+use std::time::Duration;
+
+use redb::{ReadTransaction, ReadableTable};
+
+use super::{
+    StoreError,
+    tables::{BLACKLIST, Bytes, Done, Fault, Group, Kind, METRICS, PERMISSIONS, expiry_key},
+};
+
+/// Rows looked at per group: what is left waits for the next one, nobody sees it meanwhile.
+const EXPIRE_AT_ONCE: usize = 1000;
+/// Longest token id, user id or permission, bytes.
+const NAME_BYTES_MAX: usize = 4096;
+
+/// Deletes what is over.
+pub(super) fn expire(group: &mut Group<'_, '_>) -> Done<()> {
+    let now = group.clock.now_ms();
+    let mut over = Vec::new();
+    {
+        let end = now.saturating_add(1).to_be_bytes();
+        for row in group.tables.expiries.range::<&[u8]>(..&end[..])?.take(EXPIRE_AT_ONCE) {
+            over.push(row?.0.value().to_vec());
+        }
+    }
+    for row in over {
+        group.changes.writes += 1;
+        group.tables.expiries.remove(&row[..])?;
+        let mut bytes = Bytes(&row);
+        let (Some(_), Some(&[kind])) = (bytes.u64(), bytes.take(1)) else { return Err(Fault::row("expiries")) };
+        let key = bytes.0;
+        // The row may have got a later expiry since; then another line of this index stands for it.
+        if kind == Kind::Seen as u8 {
+            let expiry = group.tables.seen.get(key)?.map(|v| v.value().2);
+            if expiry.is_some_and(|e| e <= now) {
+                group.tables.seen.remove(key)?;
+            }
+        } else if kind == Kind::Blacklist as u8 {
+            let expiry = group.tables.blacklist.get(key)?.map(|v| v.value());
+            if expiry.is_some_and(|e| e <= now) {
+                group.tables.blacklist.remove(key)?;
+            }
+        } else if kind == Kind::Metrics as u8 {
+            let Some(unix_s) = Bytes(key).u64() else { return Err(Fault::row("expiries")) };
+            let expiry = group.tables.metrics.get(unix_s)?.and_then(|v| Bytes(v.value()).u64());
+            if expiry.is_some_and(|e| e <= now) {
+                group.tables.metrics.remove(unix_s)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn ends_ms(now: u64, ttl: Duration) -> u64 {
+    now.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn check_name(what: &str, name: &str) -> Done<()> {
+    if name.len() > NAME_BYTES_MAX {
+        return Err(Fault::broken(format!("{what} of {} bytes is longer than {NAME_BYTES_MAX}", name.len())));
+    }
+    Ok(())
+}
+
+/// The first to store a second's snapshot wins.
+pub(super) fn metrics_put(group: &mut Group<'_, '_>, unix_s: u64, json: &str, ttl: Duration) -> Done<()> {
+    let now = group.clock.now_ms();
+    let there = group.tables.metrics.get(unix_s)?.and_then(|v| Bytes(v.value()).u64());
+    if there.is_some_and(|expiry| expiry > now) {
+        return Ok(());
+    }
+    let expiry = ends_ms(now, ttl);
+    let mut row = Vec::with_capacity(8 + json.len());
+    row.extend_from_slice(&expiry.to_be_bytes());
+    row.extend_from_slice(json.as_bytes());
+    group.changes.writes += 1;
+    group.tables.metrics.insert(unix_s, &row[..])?;
+    group.tables.expiries.insert(&expiry_key(expiry, Kind::Metrics, &unix_s.to_be_bytes())[..], ())?;
+    Ok(())
+}
+
+pub(super) fn metrics_history(txn: &ReadTransaction, now: u64, since_s: u64, limit: usize) -> Done<Vec<(u64, String)>> {
+    let table = txn.open_table(METRICS)?;
+    let mut rows = Vec::new();
+    for row in table.range(since_s..)?.rev() {
+        if rows.len() >= limit {
+            break;
+        }
+        let (unix_s, value) = row?;
+        let mut bytes = Bytes(value.value());
+        let expiry = bytes.u64().ok_or_else(|| Fault::row("metrics"))?;
+        if expiry > now {
+            rows.push((unix_s.value(), String::from_utf8_lossy(bytes.0).into_owned()));
+        }
+    }
+    rows.reverse();
+    Ok(rows)
+}
+
+pub(super) fn blacklist(group: &mut Group<'_, '_>, jti: &str, ttl: Duration) -> Done<()> {
+    check_name("a token id", jti)?;
+    let expiry = ends_ms(group.clock.now_ms(), ttl);
+    group.changes.writes += 1;
+    group.tables.blacklist.insert(jti.as_bytes(), expiry)?;
+    group.tables.expiries.insert(&expiry_key(expiry, Kind::Blacklist, jti.as_bytes())[..], ())?;
+    Ok(())
+}
+
+pub(super) fn blacklisted(txn: &ReadTransaction, now: u64, jti: &str) -> Done<bool> {
+    let expiry = txn.open_table(BLACKLIST)?.get(jti.as_bytes())?.map(|v| v.value());
+    Ok(expiry.is_some_and(|e| e > now))
+}
+
+pub(super) fn permissions(txn: &ReadTransaction, user_id: &str) -> Done<Vec<String>> {
+    let Some(row) = txn.open_table(PERMISSIONS)?.get(user_id.as_bytes())? else { return Ok(Vec::new()) };
+    let mut names: Vec<String> = serde_json::from_slice(row.value()).map_err(|_| Fault::row("permissions"))?;
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// Replaces what the user had; an empty list takes all.
+pub(super) fn permissions_put(group: &mut Group<'_, '_>, user_id: &str, names: &[String]) -> Done<()> {
+    check_name("a user id", user_id)?;
+    let json = serde_json::to_vec(names).map_err(|e| Fault::Refused(StoreError::Broken(e.to_string())))?;
+    if json.len() > 64 * NAME_BYTES_MAX {
+        return Err(Fault::broken(format!("the permissions of {user_id} take {} bytes", json.len())));
+    }
+    group.changes.writes += 1;
+    if names.is_empty() {
+        group.tables.permissions.remove(user_id.as_bytes())?;
+    } else {
+        group.tables.permissions.insert(user_id.as_bytes(), &json[..])?;
+    }
+    Ok(())
+}

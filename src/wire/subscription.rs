@@ -1,0 +1,301 @@
+//! What a client asked for: by query parameters, or by a `subscribe` frame, which says the same in JSON.
+
+use serde_json::{Map, Value};
+
+use super::{After, AlertView, ErrorCode, request::short};
+use crate::{detect::Kind, event::Severity};
+
+/// Globs a client may name, and bytes of one.
+const TYPES_MAX: usize = 64;
+const TYPE_BYTES_MAX: usize = 256;
+
+/// All alerts from now on, unless changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subscription {
+    /// Alerts of at least this severity.
+    pub min_severity: Option<Severity>,
+    /// Globs (`*`, `?`) on `event_type`, of alerts and of events; none: all.
+    pub types: Vec<String>,
+    /// Kinds of alerts; none: all.
+    pub kinds: Vec<Kind>,
+    /// Where to go on from.
+    pub after: Option<After>,
+    /// First the last frame of each alert that is firing. Means nothing beside `after`.
+    pub active: bool,
+    /// Live events of at least this severity.
+    pub events: Option<Severity>,
+    pub metrics: bool,
+}
+
+impl Subscription {
+    /// Whether a frame of the alert log is wanted. Acknowledgements and what newer versions add always are.
+    pub fn wants(&self, view: &AlertView) -> bool {
+        let severe = match (self.min_severity, view.severity) {
+            (Some(min), Some(severity)) => severity >= min,
+            _ => true,
+        };
+        let kind = view.kind.is_none_or(|kind| self.kinds.is_empty() || self.kinds.contains(&kind));
+        severe && kind && (view.severity.is_none() || self.wants_type(&view.event_type))
+    }
+
+    /// Whether a live event is wanted.
+    pub fn wants_event(&self, severity: Severity, event_type: &str) -> bool {
+        self.events.is_some_and(|min| severity >= min) && self.wants_type(event_type)
+    }
+
+    fn wants_type(&self, event_type: &str) -> bool {
+        self.types.is_empty() || self.types.iter().any(|glob| glob_matches(glob, event_type))
+    }
+
+    /// From the query of a URL (without the `?`). An unknown parameter, one given twice, or a value that is not understood is
+    /// an error: one sentence for the 400.
+    pub fn from_query(query: &str) -> Result<Subscription, String> {
+        let mut subscription = Subscription::default();
+        let mut seen: Vec<String> = Vec::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = percent_decode(name).ok_or("a parameter's name is not percent-encoded UTF-8")?;
+            let value = percent_decode(value).ok_or_else(|| format!("`{}` is not percent-encoded UTF-8", short(&name)))?;
+            let list = matches!(name.as_str(), "types" | "kinds");
+            if !list && seen.contains(&name) {
+                return Err(format!("`{}` is given twice", short(&name)));
+            }
+            match name.as_str() {
+                "min_severity" => subscription.min_severity = Some(severity(&name, &value)?),
+                "events" => subscription.events = Some(severity(&name, &value)?),
+                "types" => {
+                    for item in value.split(',') {
+                        subscription.push_type(item)?;
+                    }
+                }
+                "kinds" => {
+                    for item in value.split(',') {
+                        subscription.push_kind(item)?;
+                    }
+                }
+                "after" => subscription.after = Some(value.parse().map_err(|e| format!("`after`: {e}"))?),
+                "active" => subscription.active = flag(&name, &value)?,
+                "metrics" => subscription.metrics = flag(&name, &value)?,
+                other => return Err(format!("unknown parameter `{}`", short(other))),
+            }
+            seen.push(name);
+        }
+        Ok(subscription)
+    }
+
+    /// From the members of a `subscribe` frame, `type` and `id` taken out. `null` is absent.
+    pub(super) fn from_members(members: Map<String, Value>) -> Result<Subscription, (ErrorCode, String)> {
+        let filter = |message: String| (ErrorCode::BadFilter, message);
+        let request = |message: String| (ErrorCode::BadRequest, message);
+        let mut subscription = Subscription::default();
+        for (name, value) in members {
+            match (name.as_str(), value) {
+                (_, Value::Null) => {}
+                ("min_severity", Value::String(text)) => {
+                    subscription.min_severity = Some(severity(&name, &text).map_err(filter)?);
+                }
+                ("events", Value::String(text)) => subscription.events = Some(severity(&name, &text).map_err(filter)?),
+                ("types" | "kinds", Value::Array(items)) => {
+                    for item in items {
+                        let Value::String(item) = item else { return Err(filter(format!("`{name}` is a list of texts"))) };
+                        if name == "types" { subscription.push_type(&item) } else { subscription.push_kind(&item) }
+                            .map_err(filter)?;
+                    }
+                }
+                ("after", Value::String(text)) => {
+                    subscription.after = Some(text.parse().map_err(|e| request(format!("`after`: {e}")))?);
+                }
+                ("active", Value::Bool(on)) => subscription.active = on,
+                ("metrics", Value::Bool(on)) => subscription.metrics = on,
+                ("filter", _) => return Err(filter("`filter` is not understood by this version".to_owned())),
+                ("min_severity" | "events", _) => return Err(filter(format!("`{name}` is low, medium, high or critical"))),
+                ("types" | "kinds", _) => return Err(filter(format!("`{name}` is a list of texts"))),
+                ("after", _) => return Err(request("`after` is a text".to_owned())),
+                ("active" | "metrics", _) => return Err(request(format!("`{name}` is true or false"))),
+                (other, _) => return Err(request(format!("unknown member `{}`", short(other)))),
+            }
+        }
+        Ok(subscription)
+    }
+
+    fn push_type(&mut self, glob: &str) -> Result<(), String> {
+        if glob.is_empty() || glob.len() > TYPE_BYTES_MAX {
+            return Err(format!("an item of `types` is 1 to {TYPE_BYTES_MAX} bytes"));
+        }
+        if self.types.len() == TYPES_MAX {
+            return Err(format!("`types` has at most {TYPES_MAX} items"));
+        }
+        self.types.push(glob.to_owned());
+        Ok(())
+    }
+
+    fn push_kind(&mut self, text: &str) -> Result<(), String> {
+        let kind = match text {
+            "event" => Kind::Event,
+            "threshold" => Kind::Threshold,
+            "rule" => Kind::Rule,
+            other => return Err(format!("`kinds` are event, threshold and rule, not `{}`", short(other))),
+        };
+        if !self.kinds.contains(&kind) {
+            self.kinds.push(kind);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a query carries a token, which is refused: URLs end up in logs, histories and `Referer` headers.
+pub fn token_in_query(query: &str) -> bool {
+    query.split('&').any(|pair| {
+        let name = pair.split_once('=').map_or(pair, |(name, _)| name);
+        let name = percent_decode(name).unwrap_or_default().to_ascii_lowercase();
+        matches!(name.as_str(), "token" | "access_token" | "auth" | "authorization" | "bearer" | "jwt" | "id_token")
+    })
+}
+
+fn severity(name: &str, text: &str) -> Result<Severity, String> {
+    Severity::ALL
+        .into_iter()
+        .find(|severity| severity.as_str() == text)
+        .ok_or_else(|| format!("`{name}` is low, medium, high or critical, not `{}`", short(text)))
+}
+
+fn flag(name: &str, text: &str) -> Result<bool, String> {
+    match text {
+        "" | "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        other => Err(format!("`{name}` is true or false, not `{}`", short(other))),
+    }
+}
+
+/// `application/x-www-form-urlencoded`, one name or value.
+fn percent_decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let high = char::from(rest.next()?).to_digit(16)?;
+                let low = char::from(rest.next()?).to_digit(16)?;
+                u8::try_from(high * 16 + low).ok()?
+            }
+            other => other,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// `*` is any text, also none; `?` is one character. Linear but for `*`, which goes back at most once per character.
+fn glob_matches(glob: &str, text: &str) -> bool {
+    let (mut glob_rest, mut text_rest) = (glob, text);
+    let mut star: Option<(&str, &str)> = None;
+    loop {
+        let mut ahead = glob_rest.chars();
+        match (ahead.next(), text_rest.chars().next()) {
+            (Some('*'), _) => {
+                glob_rest = ahead.as_str();
+                star = Some((glob_rest, text_rest));
+                continue;
+            }
+            (Some(wanted), Some(found)) if wanted == '?' || wanted == found => {
+                glob_rest = ahead.as_str();
+                text_rest = text_rest.get(found.len_utf8()..).unwrap_or_default();
+                continue;
+            }
+            (None, None) => return true,
+            _ => {}
+        }
+        let Some((after_star, from)) = star else { return false };
+        let Some(skipped) = from.chars().next() else { return false };
+        text_rest = from.get(skipped.len_utf8()..).unwrap_or_default();
+        star = Some((after_star, text_rest));
+        glob_rest = after_star;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn query_parameters_are_read() {
+        let read = Subscription::from_query(
+            "min_severity=high&types=auth.*,x%2Ay&types=z&kinds=event,rule&after=earliest&active=1&events=low&metrics=true",
+        );
+        assert_eq!(
+            read,
+            Ok(Subscription {
+                min_severity: Some(Severity::High),
+                types: vec!["auth.*".into(), "x*y".into(), "z".into()],
+                kinds: vec![Kind::Event, Kind::Rule],
+                after: Some(After::Earliest),
+                active: true,
+                events: Some(Severity::Low),
+                metrics: true,
+            })
+        );
+        assert_eq!(Subscription::from_query(""), Ok(Subscription::default()));
+    }
+
+    #[test]
+    fn bad_parameters_are_refused() {
+        for bad in [
+            "x=1",
+            "min_severity=urgent",
+            "kinds=",
+            "types=",
+            "after=",
+            "after=a%20b",
+            "active=yes",
+            "events=",
+            "after=1&after=2",
+            "types=%ff",
+            "types=%4",
+        ] {
+            assert!(Subscription::from_query(bad).is_err(), "{bad}");
+        }
+        assert!(token_in_query("a=1&t%6Fken=x") && token_in_query("access_token=x") && !token_in_query("types=token"));
+    }
+
+    #[test]
+    fn globs() {
+        for (glob, text) in
+            [("*", ""), ("*", "a"), ("a*c", "abbc"), ("a?c", "aäc"), ("a*b*c", "a1b2b3c"), ("?", "ä"), ("auth.*", "auth.failed")]
+        {
+            assert!(glob_matches(glob, text), "{glob} {text}");
+        }
+        for (glob, text) in [("", "a"), ("?", ""), ("a*c", "ab"), ("a", "A"), ("a*b", "aac"), ("auth.?", "auth.")] {
+            assert!(!glob_matches(glob, text), "{glob} {text}");
+        }
+        assert!(!glob_matches(&"*a".repeat(60), &"b".repeat(10_000)));
+    }
+
+    #[test]
+    fn filters_hold_severity_kind_and_type() {
+        let view = AlertView {
+            frame_type: "security_alert".into(),
+            alert_id: "a".into(),
+            severity: Some(Severity::Medium),
+            kind: Some(Kind::Threshold),
+            status: None,
+            event_type: "high_rate_limit_violations".into(),
+            received_at_ms: None,
+        };
+        for (query, wanted) in [
+            ("", true),
+            ("min_severity=medium", true),
+            ("min_severity=high", false),
+            ("kinds=event", false),
+            ("kinds=event,threshold", true),
+            ("types=*rate_limit*", true),
+            ("types=auth.*", false),
+        ] {
+            assert_eq!(Subscription::from_query(query).map(|s| s.wants(&view)), Ok(wanted), "{query}");
+        }
+        let acknowledged = AlertView { severity: None, kind: None, event_type: String::new(), ..view };
+        assert_eq!(
+            Subscription::from_query("types=auth.*&min_severity=critical&kinds=rule").map(|s| s.wants(&acknowledged)),
+            Ok(true)
+        );
+    }
+}
