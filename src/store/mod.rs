@@ -88,7 +88,7 @@ pub enum StreamFault {
 }
 
 /// `XINFO STREAM`, or the embedded store's equal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StreamInfo {
     pub length: u64,
     pub first: Option<EntryId>,
@@ -120,7 +120,7 @@ pub struct NewEntry {
     pub first: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DeadLetter {
     pub source: String,
     pub stream: String,
@@ -170,7 +170,7 @@ pub struct Committed {
 }
 
 /// One entry of the alert log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogEntry {
     /// 1, 2, 3, …: no holes.
     pub seq: u64,
@@ -196,7 +196,7 @@ pub struct Recovered {
 }
 
 /// Head and tail of the alert log.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogBounds {
     pub epoch: String,
     /// Oldest kept and newest; `first == head + 1` when nothing is kept.
@@ -215,7 +215,7 @@ pub struct Snapshot {
 }
 
 /// One item for the intake stream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct IntakeItem {
     /// Configured name of the source it came by.
     pub source: String,
@@ -226,7 +226,7 @@ pub struct IntakeItem {
 }
 
 /// What became of an [`IntakeItem`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Taken {
     New(EntryId),
     /// Known already; the id it got then.

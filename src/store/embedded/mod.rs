@@ -17,6 +17,7 @@ use super::*;
 use crate::event::EntryId;
 
 mod clock;
+pub mod control;
 mod glob;
 mod log;
 mod snapshots;
