@@ -5,17 +5,18 @@
 //!
 //! | key | type | holds |
 //! |---|---|---|
-//! | `P:meta` | hash | `format`, `epoch`, `fence`, `seq`, `check`, `commit`, `slot` |
-//! | `P:lease` | hash | `node`, `fence`, `until` (ms by the store's clock) |
-//! | `P:alerts` | stream | the alert log, ids `seq-0`: `check`, `body` |
+//! | `P:meta` | hash | `format`, `epoch`, `fence`, `seq`, `check`, `commit`, `slot`, `snapshot`; `last`, `last_known`: digest and answer of the last commit |
+//! | `P:lease` | hash | `node`, `fence`, `until` (ms by the store's clock), `ttl`; no expiry of the key itself |
+//! | `P:alerts` | stream | the alert log, ids `seq-0`: `check`, `alert` (id), `time` (stored, ms), `body` |
 //! | `P:state` | hash | alert id → `{seq}-{check} {body}`: the last transition of every kept alert |
-//! | `P:open` | set | ids of the alerts that are firing |
+//! | `P:open` | zset | ids of the alerts that are firing, by the number of their last transition |
 //! | `P:done` | hash | stream → last entry whose effects are stored |
 //! | `P:commits` | stream | the commit log, ids `n-0` |
-//! | `P:snapshot:{n}:{part}` , `P:snapshots` | string, hash | parts, manifests |
-//! | `P:deadletter` | stream | entries that cannot be read |
+//! | `P:snapshot:{n}:{part}`, `P:snapshots` | string, hash | parts, manifests by number |
+//! | `P:deadletter`, `P:deadletter:seen` | stream, zset | entries that cannot be read; which are there already |
 //! | `P:intake` | stream | what the bridges took in |
-//! | `P:seen` | zset | deduplication of the intake: key → expiry |
+//! | `P:seen`, `P:seen:ids` | zset, hash | deduplication of the intake: key → expiry, key → entry id |
+//! | `P:metrics` | zset | seconds for which `security:metrics:{s}` was stored |
 //! | `P:tokens` | … | revocations seen (later) |
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
@@ -374,7 +375,8 @@ impl Store {
         both!(self, s => s.release(node, fence).await)
     }
 
-    /// The commit: all or nothing, and nothing with a fencing number that is not the current one.
+    /// The commit: all or nothing, and nothing with a fencing number that is not the current one. After `Unavailable` it may
+    /// have been taken: asked again unchanged, before any other, it is not taken twice and gives its first answer.
     pub async fn commit(&self, commit: &Commit) -> Result<Committed, StoreError> {
         both!(self, s => s.commit(commit).await)
     }
@@ -466,6 +468,22 @@ impl Store {
     /// The values of A's keys as JSON text (a JSON string as it is, a hash as an object); `None` where there is none (any more).
     pub async fn key_values(&self, keys: &[String]) -> Result<Vec<Option<String>>, StoreError> {
         both!(self, s => s.key_values(keys).await)
+    }
+
+    /// Listens to a channel, or to all that match a glob. Lossy by nature: after an error, subscribe again.
+    pub async fn subscribe(&self, pattern: &str) -> Result<redis::Subscription, StoreError> {
+        match self {
+            Store::Redis(s) => s.subscribe(pattern).await,
+            Store::Embedded(_) => Err(StoreError::Refused("the embedded store has no channels".to_owned())),
+        }
+    }
+
+    /// Number of the Redis database, as keyspace notifications (`__keyspace@0__:…`) name it; 0 for the embedded store.
+    pub fn database(&self) -> u32 {
+        match self {
+            Store::Redis(s) => s.database(),
+            Store::Embedded(_) => 0,
+        }
     }
 
     /// Connections lost and made anew, for `auditcast_store_reconnects_total`.
