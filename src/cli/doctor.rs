@@ -125,7 +125,11 @@ fn secrets(report: &mut Report, config: &Config) {
         let open = std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o044 != 0);
         if holds && open {
             let path = path.display();
-            report.warn("secret", format!("{path} holds a secret and others may read it"), format!("chmod 600 {path}, or use JWT_SECRET_KEY_FILE"));
+            report.warn(
+                "secret",
+                format!("{path} holds a secret and others may read it"),
+                format!("chmod 600 {path}, or use JWT_SECRET_KEY_FILE"),
+            );
         }
     }
 }
@@ -158,12 +162,16 @@ async fn streams(report: &mut Report, store: &Reach, source: &Source) {
     for (stream, info) in found {
         match info {
             Ok(Some(info)) => report.ok(&name, format!("the stream {stream} has {} entries", info.length)),
-            Ok(None) if is_glob(&stream) => report.warn(&name, format!("no stream matches {stream} yet"), "it is read once it is there"),
+            Ok(None) if is_glob(&stream) => {
+                report.warn(&name, format!("no stream matches {stream} yet"), "it is read once it is there")
+            }
             Ok(None) => {
                 let remedy = "it is read once it is there; check that the application writes to this name";
                 report.warn(&name, format!("there is no stream {stream} yet"), remedy);
             }
-            Err(fault) => report.fail(&name, format!("{stream} cannot be read: {fault}"), "name a stream, and let auditcast's user read it"),
+            Err(fault) => {
+                report.fail(&name, format!("{stream} cannot be read: {fault}"), "name a stream, and let auditcast's user read it")
+            }
         }
     }
 }
@@ -183,7 +191,9 @@ async fn listeners(report: &mut Report, config: &Config, args: &Doctor) {
     let answer = match health::ops_url(config.ops) {
         Ok(url) if !args.pre => Some(health::get(&url, "/readyz").await),
         Ok(_) => None,
-        Err(_) if args.post => return report.fail("daemon", "listen.ops takes a free port (0)", "give it a port, or ask with health --url"),
+        Err(_) if args.post => {
+            return report.fail("daemon", "listen.ops takes a free port (0)", "give it a port, or ask with health --url");
+        }
         Err(_) => None,
     };
     match answer {

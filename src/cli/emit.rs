@@ -79,7 +79,9 @@ pub async fn run(global: &Global, args: Emit) -> Result<(), Failure> {
             let shown = terminal::plain(&path.display().to_string());
             let file = match path == Path::new("-") {
                 true => None,
-                false => Some(tokio::fs::File::open(path).await.map_err(|e| Failure::usage(format!("could not open {shown}: {e}")))?),
+                false => {
+                    Some(tokio::fs::File::open(path).await.map_err(|e| Failure::usage(format!("could not open {shown}: {e}")))?)
+                }
             };
             let store = Reach::need(&config, "append the events").await?;
             let done = match file {

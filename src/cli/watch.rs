@@ -108,7 +108,11 @@ fn feed_url(url: &str) -> Result<String, Failure> {
         _ => return Err(bad()),
     };
     // A token in the query is refused by the server, and would stand in its log; so nothing is taken along.
-    if rest.is_empty() || rest.starts_with('/') || rest.contains(['?', '#', '@']) || rest.chars().any(|c| c.is_control() || c == ' ') {
+    if rest.is_empty()
+        || rest.starts_with('/')
+        || rest.contains(['?', '#', '@'])
+        || rest.chars().any(|c| c.is_control() || c == ' ')
+    {
         return Err(bad());
     }
     let rest = rest.trim_end_matches('/');
@@ -350,8 +354,12 @@ fn shown(frame: &Value, colours: bool) -> Option<Shown> {
     let number = |name: &str| frame.get(name).and_then(Value::as_u64).unwrap_or_default();
     Some(match frame.get("type").and_then(Value::as_str)? {
         "security_alert" => Shown::Alert(alert_line(frame, colours)),
-        "alert_acknowledged" => Shown::Alert(format!("{} acknowledged {} by {}", text("timestamp"), text("alert_id"), text("by"))),
-        "alert_unacknowledged" => Shown::Alert(format!("{} unacknowledged {} by {}", text("timestamp"), text("alert_id"), text("by"))),
+        "alert_acknowledged" => {
+            Shown::Alert(format!("{} acknowledged {} by {}", text("timestamp"), text("alert_id"), text("by")))
+        }
+        "alert_unacknowledged" => {
+            Shown::Alert(format!("{} unacknowledged {} by {}", text("timestamp"), text("alert_id"), text("by")))
+        }
         "hello" => Shown::Notice(format!("connected to {} as {}", text("node"), text("user"))),
         "subscribed" if frame.get("recovered").and_then(Value::as_bool) == Some(false) => {
             Shown::Notice(format!("the position cannot be resumed ({}): all that is kept is replayed", text("reason")))
@@ -376,7 +384,13 @@ fn alert_line(frame: &Value, colours: bool) -> String {
         None => ("", ""),
     };
     let status = if resolved { "resolved" } else { "firing" };
-    format!("{} {on}{:<8}{off} {status:<8} {}: {}{replayed}", text("timestamp"), severity.to_uppercase(), text("event_type"), text("message"))
+    format!(
+        "{} {on}{:<8}{off} {status:<8} {}: {}{replayed}",
+        text("timestamp"),
+        severity.to_uppercase(),
+        text("event_type"),
+        text("message")
+    )
 }
 
 #[cfg(test)]
@@ -404,7 +418,17 @@ mod tests {
     #[test]
     fn the_range_of_a_close_code_says_whether_to_come_back() {
         let bye = || Some(End::Again { text: "bye".into(), retry_in: Some(Duration::from_millis(700)) });
-        for (code, comes_back) in [(1006, true), (1009, true), (3001, true), (3008, true), (3005, false), (3500, false), (3503, false), (3999, false), (4000, true)] {
+        for (code, comes_back) in [
+            (1006, true),
+            (1009, true),
+            (3001, true),
+            (3008, true),
+            (3005, false),
+            (3500, false),
+            (3503, false),
+            (3999, false),
+            (4000, true),
+        ] {
             assert_eq!(matches!(closed(code, "", bye()), End::Again { .. }), comes_back, "{code}");
         }
         let End::Again { retry_in, .. } = closed(3001, "shutting down", bye()) else { panic!("3001 comes back") };
