@@ -9,13 +9,13 @@ import pytest
 from daemon import STREAM
 from wait import until
 
-SECRETLESS = ["auth.failed_login", "AUTH_SUCCESS", "RATE_LIMIT_EXCEEDED", "permission.denied", "SESSION_CREATED", "session.expired", "data.read",
+NAMES = ["auth.failed_login", "AUTH_SUCCESS", "RATE_LIMIT_EXCEEDED", "permission.denied", "SESSION_CREATED", "session.expired", "data.read",
               "auth.suspicious_activity", "api.request_error"]  # fmt: skip
 
 
 def trail(rng, count):
     for n in range(count):
-        name = rng.choice(SECRETLESS)
+        name = rng.choice(NAMES)
         yield {"event_type": name, "user_id": str(rng.randrange(20)),
                "details": json.dumps({"session_id": f"s{rng.randrange(40)}", "duration_ms": rng.randrange(1, 900), "ip_address": f"192.0.2.{n % 9}"})}  # fmt: skip
 
