@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import redis
 
 from daemon import REPOSITORY, STREAM
 from wait import until
@@ -14,20 +15,16 @@ GOOD = {"event_type": "login_failed", "user_id": "1"}
 
 
 def vectors():
-    folder = Path(os.environ.get("AUDITCAST_VECTORS", REPOSITORY / "../shared/data")) / "json-test-suite/test_parsing"
-    if not folder.is_dir():
-        folder = Path(os.environ.get("AUDITCAST_VECTORS", REPOSITORY / "../../shared/data")) / "json-test-suite/test_parsing"
-    if not folder.is_dir():
-        pytest.skip("not run: no vectors")
-    return folder
+    places = [os.environ["AUDITCAST_VECTORS"]] if "AUDITCAST_VECTORS" in os.environ else [REPOSITORY / "../shared/data", REPOSITORY / "../../shared/data"]
+    for place in places:
+        if (folder := Path(place) / "json-test-suite/test_parsing").is_dir():
+            return folder
+    pytest.skip("not run: no vectors")
 
 
 def raw(daemon):
-    return daemon.redis.client() if False else type(daemon.redis)(**{**daemon.redis.connection_pool.connection_kwargs, "decode_responses": False})
-
-
-def letters(daemon):
-    return [f for _, f in daemon.redis.xrange(DEAD)]
+    """A client that gives and takes bytes."""
+    return redis.Redis(port=daemon.redis.connection_pool.connection_kwargs["port"])
 
 
 def test_every_n_file_as_a_payload(redis_daemon):
