@@ -79,13 +79,16 @@ def test_problems(daemon):
 
 
 def test_an_expired_position_is_gone(store, make_daemon):
-    daemon = make_daemon(store, alerts={"max": 20}).start()
-    for start in range(0, 300, 50):
-        daemon.put(*[HIGH | {"user_id": f"u{n}"} for n in range(start, start + 50)])
-        daemon.wait_metric("auditcast_source_events_total", lambda n, s=start: n >= s + 50)
-        if start == 0:
-            first = until("the first is stored", daemon.log)[0]["pos"]
-    until("old ones went out", lambda: daemon.log()[0]["pos"] != first, 30)
+    """§6.4: at most `alerts.max` are kept, the oldest go first; §5, §7: a position before them is told to be expired."""
+    daemon = make_daemon(store, alerts={"max": 1000}).start()
+    first = None
+    for start in range(0, 1500, 250):
+        # Types in turn, so that none has over 100 in one slot.
+        daemon.put(*[{"event_type": f"kind{n % 10}.attack_detected", "user_id": f"u{n}"} for n in range(start, start + 250)])
+        daemon.wait_metric("auditcast_source_events_total", start + 250)
+        first = first or until("the first is stored", daemon.log)[0]["pos"]
+    until("old ones went out", lambda: daemon.log(limit=1000)[0]["pos"] != first, 30)
+    assert len(daemon.log(limit=1000)) < 1400
     assert problem(daemon.api("/alerts", params={"after": first}), 410)["code"] == "expired"
     with daemon.ws(query={"after": first}) as client:
         subscribed = client.frame("subscribed")
