@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 
+import pytest
 import redis as redis_py
 from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 from websockets.sync.client import connect
@@ -120,6 +121,7 @@ def stored_high(client):
     return {s: [(i, json.loads(f["details"])["n"]) for i, f in client.xrange(s) if f["event_type"] == HIGH[s]] for s in STREAMS}
 
 
+@pytest.mark.timeout(120 + 30 * ROUNDS)
 def test_rounds(redis_server, make_daemon, capsys):
     rng = random.Random(SEED)
     source = [{"name": s.split(":")[1], "kind": "stream", "streams": [s], "start": "earliest"} for s in STREAMS]
