@@ -390,7 +390,10 @@ async fn the_feed_is_behind_its_doors() {
     let mut buffer = [0; 4096];
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     while !said.contains("event: subscribed") {
-        let n = tokio::time::timeout_at(deadline, stream.read(&mut buffer)).await.unwrap_or_else(|_| panic!("no `subscribed`: {said}")).unwrap();
+        let n = tokio::time::timeout_at(deadline, stream.read(&mut buffer))
+            .await
+            .unwrap_or_else(|_| panic!("no `subscribed`: {said}"))
+            .unwrap();
         assert!(n > 0, "closed: {said}");
         said.push_str(&String::from_utf8_lossy(&buffer[..n]));
     }
