@@ -153,6 +153,9 @@ impl Client {
             if hub.draining().is_some() {
                 return Err(End::Close(CloseCode::ShuttingDown));
             }
+            if self.place.is_ended() {
+                return Err(End::Close(CloseCode::Forbidden));
+            }
             let incoming = tokio::select! {
                 incoming = self.socket.incoming() => incoming,
                 _ = wake.changed() => continue,
@@ -342,6 +345,9 @@ impl Client {
         let options = &self.ctx.options;
         if self.ctx.hub.draining().is_some() {
             return Some(CloseCode::ShuttingDown);
+        }
+        if self.place.is_ended() {
+            return Some(CloseCode::Forbidden);
         }
         if now >= live.expires_at {
             return Some(CloseCode::TokenExpired);

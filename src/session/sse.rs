@@ -150,6 +150,9 @@ impl Client {
             if ctx.hub.draining().is_some() {
                 return Some(CloseCode::ShuttingDown);
             }
+            if self.place.is_ended() {
+                return Some(CloseCode::Forbidden);
+            }
             if now >= expires_at {
                 return Some(CloseCode::TokenExpired);
             }
