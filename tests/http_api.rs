@@ -402,7 +402,25 @@ async fn the_feed_is_behind_its_doors() {
     let connections = server.get("/api/v1/connections", &admin).await.json(200);
     assert_eq!(connections["connections"][0]["user_id"], "7");
     assert_eq!(connections["connections"][0]["transport"], "sse");
-    drop(stream);
+
+    let viewer = server.token("observer", &["audit.view"]);
+    server.post("/api/v1/connections/disconnect", &viewer, r#"{"user_id":"7"}"#).await.problem(403, "forbidden");
+    for (body, code) in [("{}", "bad_request"), (r#"{"user_id":"7","token_id":"x"}"#, "bad_request"), ("[", "bad_json")] {
+        server.post("/api/v1/connections/disconnect", &admin, body).await.problem(400, code);
+    }
+    let path = "/api/v1/connections/disconnect";
+    assert_eq!(server.post(path, &admin, r#"{"user_id":"8"}"#).await.json(200)["disconnected"], 0);
+    let name = connections["connections"][0]["connection"].as_str().unwrap();
+    assert_eq!(server.post(path, &admin, &json!({"connection": name}).to_string()).await.json(200)["disconnected"], 1);
+    while !said.contains("event: bye") {
+        let n = tokio::time::timeout_at(deadline, stream.read(&mut buffer))
+            .await
+            .unwrap_or_else(|_| panic!("no `bye`: {said}"))
+            .unwrap();
+        assert!(n > 0, "closed: {said}");
+        said.push_str(&String::from_utf8_lossy(&buffer[..n]));
+    }
+    assert!(said.contains("\"code\":3507"), "{said}");
     server.until("the client is gone", |server| server.metrics.connections.sse.get() == 0).await;
     server.stop().await;
 }

@@ -101,6 +101,7 @@ fn api() -> Vec<Route> {
         ("/api/v1/metrics/history", "get", get(values::history)),
         ("/api/v1/events", "post", post(intake::post)),
         ("/api/v1/connections", "get", get(connections::list)),
+        ("/api/v1/connections/disconnect", "post", post(connections::disconnect)),
     ]
 }
 
