@@ -240,7 +240,9 @@ async fn what_is_not_there_is_a_problem() {
         server.send("GET", path, &[], "").await.problem(404, "not_found");
     }
     for (method, path) in [("DELETE", "/api/v1/alerts"), ("GET", "/api/v1/events"), ("POST", "/"), ("PUT", "/livez")] {
-        server.send(method, path, &[], "").await.problem(405, "method_not_allowed");
+        let refused = server.send(method, path, &[], "").await;
+        assert!(refused.header("allow").is_some(), "{method} {path} (RFC 9110 §15.5.6)");
+        refused.problem(405, "method_not_allowed");
     }
     let ops = server.send_ops("GET", "/api/v1/alerts", &[]).await;
     ops.problem(404, "not_found");

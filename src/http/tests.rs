@@ -193,6 +193,20 @@ fn asyncapi_has_every_frame_of_a_client() {
     }
 }
 
+#[tokio::test]
+async fn a_panic_is_a_problem_and_no_more() {
+    use tower::ServiceExt;
+    let router: Router = Router::new()
+        .route("/", get(async || -> &'static str { panic!("on purpose: the secret is hunter2") }))
+        .layer(CatchPanicLayer::custom(panicked));
+    let response = router.oneshot(Request::new(Body::empty())).await.unwrap();
+    assert_eq!(response.status().as_u16(), 500);
+    let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(body["code"], "internal");
+    assert!(!body.to_string().contains("hunter2"));
+}
+
 #[test]
 fn an_origin_of_a_url() {
     assert_eq!(origin_of("https://audit.example/x/y"), "https://audit.example");
