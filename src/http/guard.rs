@@ -1,6 +1,6 @@
 //! What every request passes: who asks, how often, from which page.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State as FromState},
@@ -21,6 +21,9 @@ use crate::{
 
 /// The sign-in cookie (contract §10).
 const COOKIE: &str = "__Host-auditcast";
+
+/// A request's body has 30 s; what takes longer than this waits for the store.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// The token of a request and whether a browser sent it by itself.
 pub(super) enum Bearer<'a> {
@@ -127,7 +130,11 @@ pub(super) async fn limit(FromState(state): FromState<Arc<State>>, request: Requ
         problem.retry_after = Some(seconds);
         return problem.into_response();
     }
-    next.run(request).await
+    // The feed answers at once and for ever; its own room sees to its clocks.
+    match tokio::time::timeout(ANSWER_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::new(Code::Unavailable, "the store did not answer in time").into_response(),
+    }
 }
 
 /// Only a good signature makes a user of a client: else anybody could use up anybody's share.

@@ -95,7 +95,8 @@ fn is_lines(headers: &HeaderMap) -> Result<bool, Problem> {
     }
 }
 
-async fn read(body: Body, bytes_max: usize) -> Result<String, Problem> {
+/// A body of at most `bytes_max` bytes, as text.
+pub(super) async fn read(body: Body, bytes_max: usize) -> Result<String, Problem> {
     let body = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, bytes_max).collect())
         .await
         .map_err(|_| Problem::new(Code::Timeout, format!("the body did not come within {} s", BODY_TIMEOUT.as_secs())))?

@@ -405,13 +405,18 @@ impl Feed {
         read.more
     }
 
-    /// Waits until [`Feed::collect`] may have something. Cancel-safe.
-    pub(super) async fn wait(&mut self) {
-        let tell_at =
-            self.events.as_ref().filter(|events| events.lost()).and_then(|events| events.told_at).map(|at| at + GAP_EVERY);
+    /// Waits until [`Feed::collect`] may have something. Cancel-safe. Whose socket is `stalled` is not woken by live events, for
+    /// which it has no room.
+    pub(super) async fn wait(&mut self, stalled: bool) {
+        let tell_at = self
+            .events
+            .as_ref()
+            .filter(|events| !stalled && events.lost())
+            .and_then(|events| events.told_at)
+            .map(|at| at + GAP_EVERY);
         let done = tokio::select! {
             _ = self.wake.changed() => None,
-            _ = self.wake_events.changed(), if self.events.is_some() => None,
+            _ = self.wake_events.changed(), if !stalled && self.events.is_some() => None,
             fetched = answer(&mut self.asking), if self.asking.is_some() => Some(fetched),
             () = sleep_until(tell_at.unwrap_or_else(Instant::now)), if tell_at.is_some() => None,
         };

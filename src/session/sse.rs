@@ -144,11 +144,14 @@ impl Client {
         let _ = feed.subscribe(None, subscription);
         let expires_at = super::client::expiry(principal.expires_at_ms, Instant::now());
         let mut comment_at = Instant::now() + COMMENT_EVERY;
-        let mut out = Vec::new();
+        let mut out = vec![Out::new("hello", ctx.hello(&self.place, principal))];
         loop {
             let now = Instant::now();
             if ctx.hub.draining().is_some() {
                 return Some(CloseCode::ShuttingDown);
+            }
+            if self.place.is_ended() {
+                return Some(CloseCode::Forbidden);
             }
             if now >= expires_at {
                 return Some(CloseCode::TokenExpired);
@@ -177,7 +180,7 @@ impl Client {
             }
             if !more {
                 tokio::select! {
-                    () = feed.wait() => {}
+                    () = feed.wait(false) => {}
                     () = sleep_until(comment_at.min(expires_at)) => {}
                     () = self.pieces.closed() => return None,
                 }
