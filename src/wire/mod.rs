@@ -11,7 +11,7 @@ mod request;
 mod stored;
 mod subscription;
 
-pub use alert::{AlertView, alert_body, with_pos};
+pub use alert::{AlertView, alert_body, mark_replayed, with_pos};
 pub use close::CloseCode;
 pub use frame::{
     ErrorCode, Feed, Hello, HelloLimits, Reconnect, SourceState, SourceStatus, bye, error_frame, event_frame, gap, hello,
