@@ -123,8 +123,7 @@ impl Server {
         let public = listen(config.public, "listen.public").await?;
         let ops = listen(config.ops, "listen.ops").await?;
         let names: Vec<String> = config.sources.iter().map(|s| s.name.clone()).collect();
-        let metrics =
-            Metrics::new(&names, &rules(&config), env!("CARGO_PKG_VERSION"), revision, &config.config_hash());
+        let metrics = Metrics::new(&names, &rules(&config), env!("CARGO_PKG_VERSION"), revision, &config.config_hash());
         let hub = Hub::new(config.hub.clone());
         let auth = Auth::new(auth_options, store.clone());
         let (settings, _) = watch::channel(Arc::new(settings(&config)));
@@ -224,10 +223,9 @@ impl Server {
                 Box::pin(async move { store::embedded::control::serve(embedded, outlet).await.map_err(|e| e.to_string()) }),
             );
         }
-        for (name, listener, router) in [
-            ("the public listener", public, http::public(state.clone())),
-            ("the ops listener", ops, http::ops(state.clone())),
-        ] {
+        for (name, listener, router) in
+            [("the public listener", public, http::public(state.clone())), ("the ops listener", ops, http::ops(state.clone()))]
+        {
             // The listener for operations answers to the end: `/readyz` must be able to say that the daemon drains.
             let stop = if name == "the ops listener" { outlet.clone() } else { intake.clone() };
             let (options, metrics, sockets) = (config.http.clone(), metrics.clone(), sockets.clone());
@@ -331,10 +329,8 @@ async fn bridges(
     mut role: watch::Receiver<Role>,
     stop: CancellationToken,
 ) -> Result<(), String> {
-    let sources: Vec<_> = sources
-        .into_iter()
-        .filter(|s| !matches!(s.kind, source::Kind::Stream { .. } | source::Kind::Http))
-        .collect();
+    let sources: Vec<_> =
+        sources.into_iter().filter(|s| !matches!(s.kind, source::Kind::Stream { .. } | source::Kind::Http)).collect();
     loop {
         match stop.run_until_cancelled(role.wait_for(|role| *role == Role::Leading)).await {
             Some(Ok(_)) => {}

@@ -109,7 +109,11 @@ enum Op {
     Late(usize, u64),
     Ahead(usize, u64),
     /// Reads every stream that does not fail: at most `count` entries each, `during` are appended between the two clocks.
-    Read { count: usize, during: Vec<usize>, took: u64 },
+    Read {
+        count: usize,
+        during: Vec<usize>,
+        took: u64,
+    },
     Fail(usize, bool),
     Commit,
 }

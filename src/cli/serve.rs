@@ -81,8 +81,7 @@ fn reload_on_signal(
     handle: Handle,
     level: logging::LogLevel,
 ) -> Result<impl Future<Output = ()> + Send, Failure> {
-    let mut hangup =
-        signal(SignalKind::hangup()).map_err(|e| Failure::run(format!("could not listen for signals: {e}")))?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(|e| Failure::run(format!("could not listen for signals: {e}")))?;
     Ok(async move {
         while hangup.recv().await.is_some() {
             let read = global.load().and_then(|new| {
@@ -94,7 +93,8 @@ fn reload_on_signal(
                     if !diff.restart.is_empty() {
                         tracing::warn!("these keys take effect at the next start: {}", diff.restart.join(", "));
                     }
-                    let what = if diff.live.is_empty() { "nothing that is applied at once".to_owned() } else { diff.live.join(", ") };
+                    let what =
+                        if diff.live.is_empty() { "nothing that is applied at once".to_owned() } else { diff.live.join(", ") };
                     tracing::info!("the configuration was read again; changed: {what}");
                     level.set(&live.log.level);
                     handle.metrics.set_config(&server::rules(&live), &live.config_hash());

@@ -34,9 +34,10 @@ impl AlertFrame {
         Some(AlertFrame { pos, view, frame, replayed: OnceLock::new() })
     }
 
-    /// The entry as the store had it.
-    pub(super) fn as_stored(&self) -> LogEntry {
-        LogEntry { seq: self.pos.seq, check: self.pos.check.clone(), body: self.body.to_string() }
+    /// The entry as the store had it: the frame without its position, which `with_pos` put last.
+    pub(super) fn as_stored(&self) -> Option<LogEntry> {
+        let open = self.frame.as_str().strip_suffix(&format!(",\"pos\":\"{}\"}}", self.pos))?;
+        Some(LogEntry { seq: self.pos.seq, check: self.pos.check.clone(), body: format!("{open}}}") })
     }
 
     /// The same with `replayed`: made when the first client needs it.

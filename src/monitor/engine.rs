@@ -191,9 +191,8 @@ impl Engine {
                 (source, self.classifier.decode(&entry.fields, arrival_ms, timezone))
             }
             Feeds::Intake => {
-                let field = |name: &[u8]| {
-                    entry.fields.iter().find(|(k, _)| k == name).and_then(|(_, v)| std::str::from_utf8(v).ok())
-                };
+                let field =
+                    |name: &[u8]| entry.fields.iter().find(|(k, _)| k == name).and_then(|(_, v)| std::str::from_utf8(v).ok());
                 let source = field(b"source")
                     .and_then(|name| self.by_name.get(name).copied())
                     .or_else(|| self.by_name.get(crate::source::HTTP).copied())
@@ -284,9 +283,7 @@ impl Engine {
         let (feeds, key) = (stream.feeds, stream.key.clone());
         let source = self.source_ix(feeds);
         self.detector.readable(self.detector.last_slot() + 1, source, &key, &mut effects.alerts);
-        effects
-            .marks
-            .push(Mark::Readable { source: self.source_name(Feeds::Source(source)).to_owned(), stream: key });
+        effects.marks.push(Mark::Readable { source: self.source_name(Feeds::Source(source)).to_owned(), stream: key });
     }
 
     fn gap(&mut self, source: SourceIx, stream: &str, hole: &Hole, out: &mut Vec<Alert>) {
@@ -387,11 +384,5 @@ fn dead_letter(classifier: &Classifier, source: &str, stream: &str, entry: &Entr
         }
     };
     body.truncate(body.floor_char_boundary(DEAD_LETTER_BYTES_MAX));
-    DeadLetter {
-        source: source.to_owned(),
-        stream: stream.to_owned(),
-        entry: entry.id,
-        reason: reason.as_str().to_owned(),
-        body,
-    }
+    DeadLetter { source: source.to_owned(), stream: stream.to_owned(), entry: entry.id, reason: reason.as_str().to_owned(), body }
 }

@@ -118,7 +118,9 @@ enum End {
     /// Another node leads, or the state must be read anew.
     Again,
     /// The lease is ours.
-    Lead { fence: u64 },
+    Lead {
+        fence: u64,
+    },
 }
 
 /// The state machine as of a commit record.
@@ -216,13 +218,22 @@ impl Monitor {
             if records.is_empty() {
                 break;
             }
+            self.health.beat(unix_ms());
             for record in &records {
-                follow::apply(&self.store, &mut engine, commit, record, &mut lost, None).await?;
+                let entries = follow::apply(&self.store, &mut engine, commit, record, &mut lost, None).await?;
+                self.metrics.replayed_entries.inc_by(entries);
                 commit = record.n;
             }
         }
-        let mut state =
-            State { engine, commit, fence: known_fence, epoch: recovered.epoch.clone(), seq: recovered.seq, lost, discovered: false };
+        let mut state = State {
+            engine,
+            commit,
+            fence: known_fence,
+            epoch: recovered.epoch.clone(),
+            seq: recovered.seq,
+            lost,
+            discovered: false,
+        };
         if commit > recovered.commit {
             // Records were added while we read: what is open is asked again.
             let again = self.store.recover().await?;
@@ -310,8 +321,6 @@ fn start_position(start: source::Start, now_ms: u64) -> EntryId {
     match start {
         source::Start::Earliest => EntryId::ZERO,
         source::Start::Now => EntryId::new(now_ms, 0),
-        source::Start::Ago(ago) => {
-            EntryId::new(now_ms.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)), 0)
-        }
+        source::Start::Ago(ago) => EntryId::new(now_ms.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)), 0),
     }
 }

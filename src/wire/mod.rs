@@ -18,8 +18,8 @@ pub use frame::{
     lagging, metrics_frame, metrics_json, ok, pong, position, source_status, subscribed,
 };
 pub use pos::{After, BadPos, Pos};
-pub use stored::alert_from_body;
 pub use request::{BadRequest, ClientFrame, RequestId};
+pub use stored::alert_from_body;
 pub use subscription::{Subscription, token_in_query};
 
 /// Unix milliseconds as the contract writes times: RFC 3339, UTC, milliseconds, `Z`. Beyond the year 9999: the last moment of it.

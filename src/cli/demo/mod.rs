@@ -78,7 +78,9 @@ pub async fn run(global: Global, args: Demo) -> Result<(), Failure> {
     terminal::line(&format!("page   {page}/#token={token}"));
     terminal::line(&format!("token  {token}"));
     terminal::line(&format!("metrics http://{}/metrics", handle.ops_addr));
-    terminal::line("A simulated application of 120 users writes its audit trail; the first attack begins in 5 s. Ctrl-C ends it.");
+    terminal::line(
+        "A simulated application of 120 users writes its audit trail; the first attack begins in 5 s. Ctrl-C ends it.",
+    );
     let writer = tokio::spawn(write(handle.store.clone(), args.rate.unwrap_or(DEFAULT_RATE), stop.clone()));
     let teller = tokio::spawn(tell(handle, stop.clone()));
     let ended = running.await.map_err(|e| Failure::run(format!("the daemon ended badly: {e}")))?;
