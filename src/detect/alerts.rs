@@ -367,7 +367,7 @@ impl Alerts {
 
     /// (rule, severity) → open.
     pub fn active(&self) -> impl Iterator<Item = (&str, Severity, u64)> {
-        self.active.iter().filter(|(_, n)| **n > 0).map(|((rule, severity), n)| (rule.as_str(), *severity, *n))
+        self.active.iter().map(|((rule, severity), n)| (rule.as_str(), *severity, *n))
     }
 
     /// Puts right what was read from outside: every index must point to what is there.
@@ -423,8 +423,14 @@ impl Alerts {
     }
 
     fn count_active(&mut self, rule: &str, severity: Severity, more: bool) {
-        let n = self.active.entry((rule.to_owned(), severity)).or_default();
-        *n = if more { *n + 1 } else { n.saturating_sub(1) };
+        let key = (rule.to_owned(), severity);
+        let n = self.active.get(&key).copied().unwrap_or(0);
+        let n = if more { n.saturating_add(1) } else { n.saturating_sub(1) };
+        if n == 0 {
+            self.active.remove(&key);
+        } else {
+            self.active.insert(key, n);
+        }
     }
 }
 
