@@ -464,8 +464,8 @@ fn reading<'a>(options: &Options, m: &'a Measures, sessions: &Sessions, metric: 
         AUTH_SUCCESS_RATIO => ratio(&m.logins, GOOD),
         ERROR_RATIO => ratio(&m.outcomes, BAD),
         OPERATION_P95_SECONDS => {
-            let lanes = m.durations.window.lanes();
-            m.durations.reading(durations::p95_seconds(lanes), m.durations.window.sum())
+            let (lanes, n) = (m.durations.window.lanes(), m.durations.window.sum());
+            m.durations.reading(durations::p95_seconds(lanes, n), n)
         }
         _ => Reading { value: None, events: 0, window_ms: None, contributors: None },
     }
