@@ -1,13 +1,57 @@
 //! What happened: from the fields of an entry to a classified [`Event`]. Pure: no clock, no lock, no I/O.
 //!
-//! Contract §3 is the source of every rule here.
+//! Contract §3 is the source of every rule here. A [`Classifier`] is made once of [`Options`] and reads entries:
+//!
+//! ```
+//! use auditcast::event::{Classifier, Lists, Options, Severity};
+//!
+//! let mut classifier = Classifier::new(Options::contract())?;
+//! let fields = [(b"data".to_vec(), br#"{"event_type":"AUTH_FAILURE","user_id":7,"ip":"::1"}"#.to_vec())];
+//! let event = classifier.decode(&fields, 1_700_000_000_000, &jiff::tz::TimeZone::UTC)?;
+//! assert_eq!(event.kind.normal, "auth.failure");
+//! assert_eq!(event.user_id.as_deref(), Some("7"));
+//! assert_eq!(event.severity, Severity::Medium);
+//! assert!(event.lists().has(Lists::FAILED_LOGIN));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | file | subject |
+//! |---|---|
+//! | `envelope` | the top level as written: JSON to parts |
+//! | `decode` | flat fields, merging, and the meaning of each field |
+//! | `mask`, `scrub` | secrets in members, and in texts that are no JSON |
+//! | `normal` | the normal form and the category of a name |
+//! | `pattern`, `contract` | patterns, and the lists of the contract |
+//! | `classify` | from a name to lists, severity, outcome; names seen before |
+//! | `time` | the event's own time |
+//! | `view`, `words` | what others ask of an event; the words of the enums |
 
 use std::{borrow::Cow, sync::Arc};
 
 use serde_json::{Map, Value};
 
+mod classify;
+mod contract;
+mod decode;
+mod envelope;
 mod id;
+mod mask;
+mod normal;
+mod pattern;
+mod scrub;
+mod time;
+mod view;
+mod words;
+
+pub use classify::{Classifier, EVENT_TYPE_BYTES_MAX, list_name};
+pub use contract::{HIGH, LIST_NAMES, MEDIUM};
+pub use decode::ENTRY_BYTES_MAX;
 pub use id::EntryId;
+pub use mask::{MASK, MASKED};
+pub use pattern::{PatternError, PatternFault, check_pattern};
+pub use time::{SKEW_MS_MAX, parse_ms};
+pub use view::MESSAGE_CHARS_MAX;
+pub use words::UnknownSeverity;
 
 /// How bad it is. `Low < Medium < High < Critical` (contract §3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]

@@ -1,0 +1,200 @@
+//! The event's own time (contract §3, `timestamp`).
+
+use jiff::{Timestamp, Zoned, civil::DateTime, tz::TimeZone};
+
+use super::TimestampFault;
+
+/// Further from arrival than this, the event's own time is not used.
+pub const SKEW_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+
+/// The event's time in Unix ms, if it can be read and is within 24 h of arrival.
+pub(super) fn event_time(text: &str, arrival_ms: u64, timezone: &TimeZone) -> Result<u64, TimestampFault> {
+    let ms = parse_ms(text, timezone).ok_or(TimestampFault::Unreadable)?;
+    match u64::try_from(ms) {
+        Ok(ms) if ms.abs_diff(arrival_ms) <= SKEW_MS_MAX => Ok(ms),
+        _ => Err(TimestampFault::Skewed),
+    }
+}
+
+/// A time in Unix ms (rounded down) from any form that contract §3 accepts: RFC 3339; ISO 8601 without zone, read in
+/// `timezone` (of a local time that exists twice the first, of one that does not exist the one as far behind the gap);
+/// a number of s, ms, µs or ns, told apart by size. `None` where it is none of these.
+pub fn parse_ms(text: &str, timezone: &TimeZone) -> Option<i64> {
+    let text = text.trim();
+    if text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.' | b'e' | b'E'))
+        && let Some(ms) = parse_unix(text)
+    {
+        return Some(ms);
+    }
+    // A lone year or compact date is a number by now, so what is left begins `YYYY-`.
+    if let Ok(timestamp) = text.parse::<Timestamp>() {
+        return Some(floor_ms(timestamp));
+    }
+    // A zone in brackets decides; read without it, the time would be taken for one of the source's zone.
+    if text.contains('[') {
+        return Some(floor_ms(text.parse::<Zoned>().ok()?.timestamp()));
+    }
+    let local: DateTime = text.parse().ok()?;
+    Some(floor_ms(timezone.to_ambiguous_timestamp(local).compatible().ok()?))
+}
+
+fn floor_ms(timestamp: Timestamp) -> i64 {
+    timestamp.as_nanosecond().div_euclid(1_000_000) as i64
+}
+
+/// Seconds up to the year 5138, then ms, µs, ns, each a thousand times as large.
+fn parse_unix(text: &str) -> Option<i64> {
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let all_digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    if whole.is_empty() || !all_digits(whole) || !all_digits(fraction) {
+        return parse_exponent(text);
+    }
+    let whole: i128 = whole.parse().ok()?;
+    // Nine digits behind the point say all that a millisecond can need.
+    let mut billionths = 0i128;
+    for i in 0..9 {
+        billionths = billionths * 10 + i128::from(fraction.as_bytes().get(i).map_or(0, |digit| digit - b'0'));
+    }
+    let value = whole.checked_mul(1_000_000_000)?.checked_add(billionths)?;
+    scale(if negative { -value } else { value })
+}
+
+/// `1.7e9`, as some JSON writers put large numbers.
+fn parse_exponent(text: &str) -> Option<i64> {
+    if !text.starts_with(|c: char| c.is_ascii_digit() || c == '-') {
+        return None;
+    }
+    let value: f64 = text.parse().ok()?;
+    (value.is_finite() && value.abs() < 1e20).then(|| scale((value * 1e9) as i128)).flatten()
+}
+
+/// From billionths of an unknown unit to ms.
+fn scale(billionths: i128) -> Option<i64> {
+    const UNIT: i128 = 1_000_000_000;
+    let ms = match billionths.unsigned_abs() / UNIT as u128 {
+        0..=99_999_999_999 => billionths.div_euclid(UNIT / 1000),
+        100_000_000_000..=99_999_999_999_999 => billionths.div_euclid(UNIT),
+        100_000_000_000_000..=99_999_999_999_999_999 => billionths.div_euclid(UNIT * 1000),
+        100_000_000_000_000_000..=99_999_999_999_999_999_999 => billionths.div_euclid(UNIT * 1_000_000),
+        _ => return None,
+    };
+    i64::try_from(ms).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 2024-01-15T10:30:00Z
+    const T: i64 = 1_705_314_600_000;
+
+    fn check(text: &str, expected: Option<i64>) {
+        assert_eq!(parse_ms(text, &TimeZone::UTC), expected, "{text:?}");
+    }
+
+    #[test]
+    fn texts_with_and_without_zone() {
+        for (text, expected) in [
+            ("2024-01-15T10:30:00Z", T),
+            ("2024-01-15t10:30:00z", T),
+            ("2024-01-15 10:30:00Z", T),
+            (" 2024-01-15T10:30:00Z\n", T),
+            ("2024-01-15T10:30:00+00:00", T),
+            ("2024-01-15T11:30:00+01:00", T),
+            ("2024-01-15T11:30:00+0100", T),
+            ("2024-01-15T05:00:00-05:30", T),
+            ("2024-01-15T10:30:00.5Z", T + 500),
+            ("2024-01-15T10:30:00.123456789Z", T + 123),
+            ("2024-01-15T10:30:00.9999+00:00", T + 999),
+            ("2024-01-15T10:30:00", T),
+            ("2024-01-15T10:30:00.000001", T),
+            ("2024-01-15 10:30:00.250", T + 250),
+            ("2024-01-15 10:30:00,250", T + 250),
+            ("2024-01-15T10:30", T),
+            ("2024-01-15T11:30:00[Europe/Berlin]", T),
+            ("2024-01-15T11:30:00+01:00[Europe/Berlin]", T),
+            ("2024-01-15", T - 37_800_000),
+        ] {
+            check(text, Some(expected));
+        }
+        for text in [
+            "",
+            "now",
+            "2024-13-15T10:30:00Z",
+            "2024-01-15T25:30:00",
+            "NaN",
+            "inf",
+            "--1",
+            "1.2.3",
+            ".5",
+            "e5",
+            "-",
+            "null",
+            "2024-01-15T10:30:00[Here]",
+        ] {
+            check(text, None);
+        }
+    }
+
+    #[test]
+    fn texts_without_zone_are_read_in_the_sources() {
+        let berlin = TimeZone::get("Europe/Berlin").unwrap();
+        let hour = 3_600_000;
+        for (text, expected) in [
+            ("2024-01-15T10:30:00", T - hour),
+            ("2024-01-15T10:30:00Z", T),
+            // The hour that exists twice: the first time. The hour that does not exist: as far behind the gap.
+            ("2024-10-27T02:30:00", 1_729_989_000_000),
+            ("2024-03-31T02:30:00", 1_711_848_600_000),
+        ] {
+            assert_eq!(parse_ms(text, &berlin), Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_by_their_size() {
+        for (text, expected) in [
+            ("1705314600", T),
+            ("1705314600.25", T + 250),
+            ("1705314600.123456", T + 123),
+            ("1705314600000", T),
+            ("1705314600000.9", T),
+            ("1705314600000999", T),
+            ("1705314600000.0", T),
+            ("1705314600000999999", T),
+            ("1.7053146e9", T),
+            ("1.7053146E12", T),
+            ("+1705314600", T),
+            ("0", 0),
+            ("-1", -1000),
+            ("-0.0001", -1),
+            ("99999999999", 99_999_999_999_000),
+            ("100000000000", 100_000_000_000),
+        ] {
+            check(text, Some(expected));
+        }
+        check("99999999999999999999", Some(99_999_999_999_999));
+        check("100000000000000000000", None);
+        check(&"9".repeat(60), None);
+        check("1e400", None);
+    }
+
+    #[test]
+    fn the_event_is_within_a_day_of_its_arrival() {
+        let arrival = T as u64;
+        let check = |ms: i64, expected| assert_eq!(event_time(&ms.to_string(), arrival, &TimeZone::UTC), expected, "{ms}");
+        let day = SKEW_MS_MAX as i64;
+        check(T, Ok(arrival));
+        check(T - day, Ok(arrival - SKEW_MS_MAX));
+        check(T + day, Ok(arrival + SKEW_MS_MAX));
+        check(T - day - 1, Err(TimestampFault::Skewed));
+        check(T + day + 1, Err(TimestampFault::Skewed));
+        check(-5, Err(TimestampFault::Skewed));
+        assert_eq!(event_time("soon", arrival, &TimeZone::UTC), Err(TimestampFault::Unreadable));
+        assert_eq!(event_time("-1", 5, &TimeZone::UTC), Err(TimestampFault::Skewed));
+    }
+}
