@@ -32,7 +32,7 @@ class Client:
             query = dict(query or {}) | {"token": token}
         url = base.replace("http://", "ws://") + "/ws" + (f"?{urlencode(query)}" if query else "")
         options = {"open_timeout": 10, "close_timeout": 2, "max_size": 2**24, "compression": None, "proxy": None,
-                   "ping_interval": None} | options  # fmt: skip
+                   "ping_interval": None, "legacy": True} | options  # fmt: skip
         self.frames = []
         self.times = []
         self.code = None

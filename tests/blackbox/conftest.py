@@ -104,12 +104,12 @@ def redis_daemon(redis_server, make_daemon):
 
 def pytest_runtest_makereport(item, call):
     """A failure shows the end of each daemon's log."""
-    if call.when == "call" and call.excinfo is not None:
+    if call.when != "teardown" and call.excinfo is not None:
         base = item.funcargs.get("tmp_path")
         for path in sorted(base.glob("*/*.stderr")) if base else []:
             text = path.read_text(errors="replace")
             if text:
-                item.add_report_section("call", f"log of {path.stem}", text[-4000:])
+                item.add_report_section(call.when, f"log of {path.stem}", text[-4000:])
 
 
 @pytest.fixture(scope="session")

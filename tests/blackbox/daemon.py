@@ -125,7 +125,10 @@ class Daemon:
         self.launch().listening(timeout)
         self.line("ready", timeout)
         if readyz:
-            until(f"{self.name} is ready", lambda: self.get_ops("/readyz").status_code == 200, timeout)
+            try:
+                until(f"{self.name} is ready", self.ready, timeout)
+            except AssertionError as error:
+                raise AssertionError(f"{error}; /readyz says {self.get_ops('/readyz').text}") from None
         return self
 
     # The process
