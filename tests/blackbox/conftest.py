@@ -56,7 +56,7 @@ def make_redis(tmp_path, cleanup):
 def make_daemon(tmp_path, cleanup):
     """A node on a store's URL or a RedisServer; not started."""
 
-    def make(store, name="node", env=None, **config):
+    def make(store, /, name="node", env=None, **config):
         url = store if isinstance(store, str) else store.url
         daemon = Daemon(tmp_path / name, url, env=env, name=name, **config)
         if isinstance(store, RedisServer):
