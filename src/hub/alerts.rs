@@ -183,7 +183,7 @@ impl Ring {
         told
     }
 
-    fn read(&self, cursor: &mut Cursor, limit: usize, mut take: impl FnMut(&Arc<AlertFrame>, bool)) -> Read {
+    fn read(&self, cursor: &mut Cursor, limit: usize, mut take: impl FnMut(&Arc<AlertFrame>, bool) -> bool) -> Read {
         if cursor.generation != self.generation {
             return Read::Reset(self.settle(cursor));
         }
@@ -197,10 +197,12 @@ impl Ring {
         let start = self.index(cursor.pos.seq + 1).unwrap_or_default();
         let mut last = None;
         for slot in self.slots.iter().skip(start).take(limit) {
-            if let Some(frame) = &slot.frame {
-                take(frame, slot.pos.seq <= cursor.replay_to);
-            }
             last = Some(&slot.pos);
+            if let Some(frame) = &slot.frame
+                && !take(frame, slot.pos.seq <= cursor.replay_to)
+            {
+                break;
+            }
         }
         if let Some(last) = last {
             cursor.pos.clone_from(last);
@@ -290,9 +292,9 @@ impl Hub {
         Cursor { pos: ring.head.clone(), replay_to: ring.head.seq, generation: ring.generation }
     }
 
-    /// Gives at most `limit` entries after the cursor to `take` (with whether it is a replay), and moves the cursor behind
-    /// them. Never waits.
-    pub fn read(&self, cursor: &mut Cursor, limit: usize, take: impl FnMut(&Arc<AlertFrame>, bool)) -> Read {
+    /// Gives at most `limit` entries after the cursor to `take` (with whether it is a replay), until it has enough and says
+    /// `false`, and moves the cursor behind them. Never waits.
+    pub fn read(&self, cursor: &mut Cursor, limit: usize, take: impl FnMut(&Arc<AlertFrame>, bool) -> bool) -> Read {
         self.ring().read(cursor, limit, take)
     }
 

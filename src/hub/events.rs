@@ -48,14 +48,16 @@ impl Ring {
         self.end += 1;
     }
 
-    fn read(&self, cursor: &mut u64, limit: usize, mut take: impl FnMut(&EventFrame)) -> EventRead {
+    fn read(&self, cursor: &mut u64, limit: usize, mut take: impl FnMut(&EventFrame) -> bool) -> EventRead {
         let start = self.end - self.frames.len() as u64;
         let missed = start.saturating_sub(*cursor);
         *cursor = (*cursor).max(start);
         let skip = usize::try_from(*cursor - start).unwrap_or(usize::MAX);
         for frame in self.frames.iter().skip(skip).take(limit) {
-            take(frame);
             *cursor += 1;
+            if !take(frame) {
+                break;
+            }
         }
         EventRead { missed, more: *cursor < self.end }
     }
@@ -95,8 +97,9 @@ impl Hub {
         unpoisoned(self.events.read()).end
     }
 
-    /// Gives at most `limit` events after the cursor to `take` and moves the cursor. Never waits.
-    pub fn read_events(&self, cursor: &mut u64, limit: usize, take: impl FnMut(&EventFrame)) -> EventRead {
+    /// Gives at most `limit` events after the cursor to `take`, until it has enough and says `false`, and moves the cursor.
+    /// Never waits.
+    pub fn read_events(&self, cursor: &mut u64, limit: usize, take: impl FnMut(&EventFrame) -> bool) -> EventRead {
         unpoisoned(self.events.read()).read(cursor, limit, take)
     }
 }

@@ -291,7 +291,7 @@ impl Feed {
                 Alerts::Queued => {}
             }
         }
-        self.collect_events(now, out)
+        self.collect_events(now, bytes_max.saturating_sub(bytes), out)
     }
 
     /// The alerts that are firing, each as it was last told. `true`: there are more.
@@ -359,6 +359,7 @@ impl Feed {
                     *told = frame.pos.seq;
                     sent += send(frame, replayed, out);
                 }
+                spent + sent < bytes_max
             });
             spent += sent;
             *bytes += sent;
@@ -373,14 +374,12 @@ impl Feed {
                     let (store, after) = (self.store.clone(), self.cursor.pos.seq);
                     self.live = false;
                     self.ask(async move {
-                        loop {
-                            let page = until_answered(|| store.log_read(after, ALERTS_PAGE)).await;
-                            if !page.is_empty() {
-                                return Fetched::Page(page);
-                            }
-                            // The log ends before what the ring has: the hub is about to see it too.
+                        let page = until_answered(|| store.log_read(after, ALERTS_PAGE)).await;
+                        if page.is_empty() {
+                            // The log ends before what the ring has: the hub is about to see that too.
                             sleep(AGAIN).await;
                         }
+                        Fetched::Page(page)
                     });
                     return Alerts::Done;
                 }
@@ -396,20 +395,23 @@ impl Feed {
         }
     }
 
-    fn collect_events(&mut self, now: Instant, out: &mut Vec<Out>) -> bool {
+    fn collect_events(&mut self, now: Instant, bytes_max: usize, out: &mut Vec<Out>) -> bool {
         let Some(events) = &mut self.events else { return false };
         let subscription = &self.subscription;
         let bucket = &mut events.bucket;
         let over_rate = &mut events.over_rate;
+        let mut bytes = 0;
         let read = self.hub.read_events(&mut events.cursor, EVENTS_BATCH, |event| {
             if !subscription.wants_event(event.severity, &event.event_type) {
-                return;
+                return true;
             }
             if bucket.take(now) {
+                bytes += event.frame.len();
                 out.push(Out { name: "security_event", frame: event.frame.clone(), pos: None, received_at_ms: None });
             } else {
                 *over_rate += 1;
             }
+            bytes < bytes_max
         });
         events.too_slow += read.missed;
         if events.lost() && events.told_at.is_none_or(|at| now.saturating_duration_since(at) >= GAP_EVERY) {
