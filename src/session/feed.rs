@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::rate::Bucket;
 use crate::{
-    hub::{ALERTS_PAGE, AlertFrame, Cursor, Hub, Interest, Located, Read},
+    hub::{AlertFrame, Cursor, Hub, Interest, Located, Read},
     store::{LogEntry, Store, StoreError},
     wire::{self, Pos, RequestId, Subscription},
 };
@@ -22,6 +22,8 @@ use crate::{
 /// An answer of the store that takes longer is none; then it is asked again.
 const ANSWER: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(1);
+/// Entries of the alert log asked of the store at once: what a client in replay holds in memory.
+const PAGE: usize = 64;
 /// Live events taken in one turn, and how often a client hears of lost ones.
 const EVENTS_BATCH: usize = 256;
 const GAP_EVERY: Duration = Duration::from_secs(1);
@@ -374,7 +376,7 @@ impl Feed {
                     let (store, after) = (self.store.clone(), self.cursor.pos.seq);
                     self.live = false;
                     self.ask(async move {
-                        let page = until_answered(|| store.log_read(after, ALERTS_PAGE)).await;
+                        let page = until_answered(|| store.log_read(after, PAGE)).await;
                         if page.is_empty() {
                             // The log ends before what the ring has: the hub is about to see that too.
                             sleep(AGAIN).await;
