@@ -757,3 +757,29 @@ async fn the_same_feed_as_server_sent_events() {
     node.ctx.hub.start_drain(Duration::from_secs(1));
     read_until(&mut resumed, &mut text, "event: bye").await;
 }
+
+#[tokio::test]
+async fn what_is_no_websocket_is_answered_as_http() {
+    let node = node(options(), 10).await;
+    let good = "Upgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n";
+    let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    for (method, headers, status) in [
+        ("GET", format!("{good}{key}Sec-WebSocket-Version: 13\r\n"), "HTTP/1.1 101"),
+        ("GET", String::new(), "HTTP/1.1 426"),
+        ("GET", format!("{good}{key}Sec-WebSocket-Version: 8\r\n"), "HTTP/1.1 426"),
+        ("GET", format!("{good}Sec-WebSocket-Version: 13\r\n"), "HTTP/1.1 400"),
+        ("GET", format!("{good}Sec-WebSocket-Key: short\r\nSec-WebSocket-Version: 13\r\n"), "HTTP/1.1 400"),
+        ("POST", format!("{good}{key}Sec-WebSocket-Version: 13\r\n"), "HTTP/1.1 405"),
+    ] {
+        let mut tcp = TcpStream::connect(node.address).await.expect("a connection");
+        tcp.write_all(format!("{method} /ws HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", node.address).as_bytes())
+            .await
+            .expect("is sent");
+        let mut text = String::new();
+        read_until(&mut tcp, &mut text, "\r\n\r\n").await;
+        assert!(text.starts_with(status), "{status}: {text}");
+        if status.ends_with("101") {
+            assert!(text.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{text}");
+        }
+    }
+}
