@@ -69,7 +69,7 @@ async fn answer(request: Request<IncomingBody>, frame_bytes_max: usize) -> Resul
     let mut request = request.map(Body::new);
     let upgrade = match Upgrade::of(&mut request) {
         Ok(upgrade) => upgrade,
-        Err(response) => return Ok(response),
+        Err(response) => return Ok(*response),
     };
     let (response, socket) = upgrade.accept(None, frame_bytes_max);
     tokio::spawn(async move {

@@ -718,12 +718,12 @@ async fn the_same_feed_as_server_sent_events() {
     assert!(!text.contains("number 1"), "{text}");
     node.raise(3..=3).await;
     read_until(&mut resumed, &mut text, "number 3").await;
-    node.ctx.hub.start_drain(Duration::from_secs(1));
-    read_until(&mut resumed, &mut text, "event: bye").await;
     for (headers, status) in [("", "401"), ("Authorization: Bearer x\r\n", "401")] {
         let mut tcp = TcpStream::connect(node.address).await.expect("a connection");
         tcp.write_all(request(headers).as_bytes()).await.expect("is sent");
         let mut text = String::new();
         read_until(&mut tcp, &mut text, status).await;
     }
+    node.ctx.hub.start_drain(Duration::from_secs(1));
+    read_until(&mut resumed, &mut text, "event: bye").await;
 }

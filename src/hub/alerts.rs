@@ -23,7 +23,6 @@ pub struct AlertFrame {
     /// With `pos`, as it goes out to who is there.
     pub frame: Utf8Bytes,
     replayed: OnceLock<Utf8Bytes>,
-    body: Box<str>,
 }
 
 impl AlertFrame {
@@ -32,12 +31,12 @@ impl AlertFrame {
         let view = AlertView::parse(&entry.body)?;
         let pos = Pos { seq: entry.seq, check: entry.check };
         let frame = wire::with_pos(&entry.body, &pos.to_string(), false).into();
-        Some(AlertFrame { pos, view, frame, replayed: OnceLock::new(), body: entry.body.into() })
+        Some(AlertFrame { pos, view, frame, replayed: OnceLock::new() })
     }
 
     /// The same with `replayed`: made when the first client needs it.
     pub fn replayed(&self) -> &Utf8Bytes {
-        self.replayed.get_or_init(|| wire::with_pos(&self.body, &self.pos.to_string(), true).into())
+        self.replayed.get_or_init(|| wire::mark_replayed(&self.frame).into())
     }
 }
 
@@ -53,10 +52,11 @@ pub struct Reset {
     pub(super) generation: u64,
     /// `rewound`, `reset`, `trimmed`.
     pub reason: &'static str,
-    /// Head before it, and where reading goes on: cursors above go back to it; for `trimmed` those below go up to it.
+    /// The reader's place before it (in the hub: the head), and where reading goes on: cursors above go back to it; for
+    /// `trimmed` those below go up to it.
     pub from: Pos,
     pub to: Pos,
-    /// Entries lost, where known.
+    /// Entries that the reader will never see, where their number is known.
     pub missed: Option<u64>,
 }
 
@@ -158,25 +158,23 @@ impl Ring {
             cursor.pos = to;
         } else {
             for reset in self.resets.iter().filter(|reset| reset.generation > cursor.generation) {
-                let moves = match reset.reason {
-                    "trimmed" => cursor.pos.seq < reset.to.seq,
-                    _ => true,
-                };
-                if !moves {
+                let trimmed = reset.reason == "trimmed";
+                if trimmed && cursor.pos.seq >= reset.to.seq {
                     continue;
                 }
                 let mut reset = reset.clone();
+                let head = std::mem::replace(&mut reset.from, cursor.pos.clone()).seq;
+                match reset.reason {
+                    "trimmed" => reset.missed = Some(reset.to.seq - cursor.pos.seq),
+                    // Of what the log lost, this reader has what is up to its place already.
+                    "rewound" => reset.missed = Some(head.saturating_sub(reset.to.seq.max(cursor.pos.seq))),
+                    _ => {}
+                }
                 if reset.reason == "rewound" && cursor.pos.seq <= reset.to.seq {
                     // What this reader has is still there; what was lost came after it.
                     reset.to = cursor.pos.clone();
-                } else if reset.reason == "trimmed" {
-                    reset.missed = Some(reset.to.seq - cursor.pos.seq);
-                    reset.from = cursor.pos.clone();
-                    cursor.pos = reset.to.clone();
-                } else {
-                    reset.from = cursor.pos.clone();
-                    cursor.pos = reset.to.clone();
                 }
+                cursor.pos = reset.to.clone();
                 told.push(reset);
             }
         }
@@ -197,11 +195,15 @@ impl Ring {
             return Read::Below;
         }
         let start = self.index(cursor.pos.seq + 1).unwrap_or_default();
+        let mut last = None;
         for slot in self.slots.iter().skip(start).take(limit) {
             if let Some(frame) = &slot.frame {
                 take(frame, slot.pos.seq <= cursor.replay_to);
             }
-            cursor.pos = slot.pos.clone();
+            last = Some(&slot.pos);
+        }
+        if let Some(last) = last {
+            cursor.pos.clone_from(last);
         }
         if cursor.pos.seq >= self.head.seq { Read::Head } else { Read::More }
     }

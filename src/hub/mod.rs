@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::{detect::Metrics, event::Severity, wire};
@@ -40,6 +40,9 @@ pub struct Options {
     pub events_ring: usize,
 }
 
+/// Clients that are sent the list of firing alerts at once; the others wait their turn.
+const ACTIVE_MAX: usize = 8;
+
 /// See the room's own page.
 pub struct Hub {
     options: Options,
@@ -50,6 +53,8 @@ pub struct Hub {
     state: Mutex<State>,
     registry: Arc<Mutex<connections::Registry>>,
     store_up: AtomicBool,
+    /// Lists of firing alerts that are on their way to clients: each may be long, so there are few at once.
+    active: Arc<Semaphore>,
     /// Counts up with everything but live events: alerts, resets, sources, snapshots of metrics, drain.
     wake: watch::Sender<u64>,
     /// Counts up with live events.
@@ -83,6 +88,7 @@ impl Hub {
             state: Mutex::new(State::default()),
             registry: Arc::default(),
             store_up: AtomicBool::new(false),
+            active: Arc::new(Semaphore::new(ACTIVE_MAX)),
             wake: watch::Sender::new(0),
             wake_events: watch::Sender::new(0),
             options,
@@ -97,6 +103,11 @@ impl Hub {
     /// Wakes for everything but live events.
     pub fn waiter(&self) -> watch::Receiver<u64> {
         self.wake.subscribe()
+    }
+
+    /// A turn to hold the list of firing alerts; given back by its drop.
+    pub fn active_turns(&self) -> Arc<Semaphore> {
+        self.active.clone()
     }
 
     /// Wakes for live events.

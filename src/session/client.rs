@@ -246,7 +246,7 @@ impl Client {
                 let writing = self.socket.is_dirty() || !live.out.is_empty() || live.more;
                 tokio::select! {
                     biased;
-                    event = self.turn(&mut live.out, &mut live.due, writing) => Some(event),
+                    event = self.turn(&mut live.due, writing) => Some(event),
                     () = live.feed.wait(stalled), if may_wait => None,
                     () = &mut sleep => None,
                 }
@@ -275,12 +275,12 @@ impl Client {
     }
 
     /// Reads, and finishes what is being written. Ends with something to do.
-    async fn turn(&mut self, out: &mut Vec<Out>, due: &mut Vec<u64>, writing: bool) -> Event {
+    async fn turn(&mut self, due: &mut Vec<u64>, writing: bool) -> Event {
         poll_fn(|cx| {
             if let Poll::Ready(incoming) = self.socket.poll_incoming(cx) {
                 return Poll::Ready(Event::Incoming(incoming));
             }
-            if !writing && !self.socket.is_dirty() && out.is_empty() {
+            if !writing && !self.socket.is_dirty() {
                 return Poll::Pending;
             }
             let flushed = match self.socket.poll_writable(cx) {

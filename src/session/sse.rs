@@ -193,9 +193,9 @@ impl Client {
 fn append(piece: &mut BytesMut, out: &Out) {
     piece.put_slice(b"event: ");
     piece.put_slice(out.name.as_bytes());
-    if let Some(pos) = &out.pos {
+    if let Some(at) = &out.pos {
         piece.put_slice(b"\nid: ");
-        piece.put_slice(pos.to_string().as_bytes());
+        piece.put_slice(at.pos().to_string().as_bytes());
     }
     piece.put_slice(b"\ndata: ");
     piece.put_slice(out.frame.as_bytes());
@@ -204,12 +204,12 @@ fn append(piece: &mut BytesMut, out: &Out) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::feed::At, *};
 
     #[test]
     fn an_event_as_text() {
         let mut piece = BytesMut::new();
-        let pos = Some(wire::Pos { seq: 3, check: "00c0ffee".into() });
+        let pos = Some(At::Position(wire::Pos { seq: 3, check: "00c0ffee".into() }));
         append(&mut piece, &Out { pos, ..Out::new("position", r#"{"type":"position"}"#.to_owned()) });
         append(&mut piece, &Out::new("lagging", wire::lagging()));
         assert_eq!(

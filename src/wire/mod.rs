@@ -10,7 +10,7 @@ mod pos;
 mod request;
 mod subscription;
 
-pub use alert::{AlertView, alert_body, with_pos};
+pub use alert::{AlertView, alert_body, mark_replayed, with_pos};
 pub use close::CloseCode;
 pub use frame::{
     ErrorCode, Feed, Hello, HelloLimits, Reconnect, SourceState, SourceStatus, bye, error_frame, event_frame, gap, hello,
