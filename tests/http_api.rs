@@ -427,3 +427,40 @@ async fn the_feed_is_behind_its_doors() {
     server.until("the client is gone", |server| server.metrics.connections.sse.get() == 0).await;
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_websocket_goes_through_and_is_let_go() {
+    use futures::StreamExt;
+    use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
+
+    let server = start(ServerOptions::default()).await;
+    server.until("the store is known to be up", |server| server.hub.store_up()).await;
+    let mut request = format!("ws://{}/ws", server.public).into_client_request().unwrap();
+    let bearer = format!("Bearer {}", server.token("admin", &[]));
+    request.headers_mut().insert("authorization", bearer.parse().unwrap());
+    let (mut socket, response) = tokio_tungstenite::connect_async(request).await.unwrap();
+    assert_eq!(response.status().as_u16(), 101);
+    let mut frames = Vec::new();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while frames.len() < 2 {
+        let message = tokio::time::timeout_at(deadline, socket.next()).await.expect("frames in time").unwrap().unwrap();
+        if let Message::Text(text) = message {
+            frames.push(serde_json::from_str::<Value>(&text).unwrap());
+        }
+    }
+    assert_eq!((&frames[0]["type"], &frames[1]["type"]), (&json!("hello"), &json!("subscribed")));
+    server.until("its socket is no HTTP any more", |server| server.metrics.connections.http.get() == 0).await;
+    assert_eq!(server.metrics.connections.websocket.get(), 1);
+    let connections = server.get("/api/v1/connections", &server.token("admin", &[])).await.json(200);
+    assert_eq!(connections["connections"][0]["connection"], frames[0]["connection"]);
+
+    let last = async {
+        let mut last = None;
+        while let Some(Ok(message)) = socket.next().await {
+            last = Some(message);
+        }
+        last
+    };
+    let (last, ()) = tokio::join!(last, server.stop());
+    assert!(matches!(last, Some(Message::Close(Some(close))) if u16::from(close.code) == 3001));
+}
