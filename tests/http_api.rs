@@ -168,6 +168,7 @@ async fn events_come_in_and_are_accepted_once() {
     server.post("/api/v1/events", &writer, "{").await.problem(400, "bad_json");
     server.post("/api/v1/events", &writer, "7").await.problem(400, "bad_request");
     server.post("/api/v1/events", &writer, &format!("[{}]", " ".repeat(200_000))).await.problem(413, "too_large");
+    server.post("/api/v1/events", &writer, &" ".repeat(5_000_000)).await.problem(413, "too_large");
     let headers = [("authorization", bearer.as_str()), ("content-type", "text/plain")];
     server.send("POST", "/api/v1/events", &headers, "{}").await.problem(415, "unsupported_type");
 
