@@ -317,6 +317,30 @@ async fn replay_from_the_store_joins_the_ring_without_hole_or_repeat() {
 }
 
 #[tokio::test]
+async fn long_frames_go_out_as_the_socket_takes_them() {
+    let node = node(options(), 1000).await;
+    let mut client = node.client("/ws?events=low").await;
+    assert_eq!(next(&mut client).await["type"], "subscribed");
+    let details = json!({"filler": "x".repeat(60_000)});
+    let long = |n| Alert { details: details.as_object().expect("an object").clone(), ..alert(n, Severity::High) };
+    node.commit((1..=100).map(long).collect()).await;
+    let event_type: Arc<str> = "x".into();
+    for _ in 0..100 {
+        node.ctx.hub.push_event(Severity::High, &event_type, json!({"type": "security_event", "details": details}).to_string());
+    }
+    let (mut alerts, mut events) = (Vec::new(), 0);
+    while alerts.len() < 100 || events < 100 {
+        let frame = next(&mut client).await;
+        match frame["type"].as_str() {
+            Some("security_alert") => alerts.push(number(&frame)),
+            Some("security_event") => events += 1,
+            _ => panic!("{frame}"),
+        }
+    }
+    assert_eq!(alerts, (1..=100).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn a_position_that_means_nothing_any_more_is_told() {
     let node = node(options(), 1000).await;
     node.raise(1..=3).await;

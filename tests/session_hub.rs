@@ -50,7 +50,10 @@ struct Reader {
 /// One read, with pages of the "store" where the ring does not reach back.
 fn read(hub: &Hub, reader: &mut Reader, log: u64, limit: usize) {
     let mut seen = Vec::new();
-    match hub.read(&mut reader.cursor, limit, |frame, replayed| seen.push((frame.pos.seq, replayed))) {
+    match hub.read(&mut reader.cursor, limit, |frame, replayed| {
+        seen.push((frame.pos.seq, replayed));
+        true
+    }) {
         Read::Below => {
             let to = log.min(reader.cursor.pos.seq + limit as u64);
             seen.extend((reader.cursor.pos.seq + 1..=to).map(|seq| (seq, seq <= reader.replay_to)));
@@ -113,7 +116,10 @@ fn settle(hub: &Hub, cursor: &mut Cursor) -> (Vec<Reset>, Vec<u64>) {
     let mut seen = Vec::new();
     let mut told = Vec::new();
     loop {
-        match hub.read(cursor, 1000, |frame, _| seen.push(frame.pos.seq)) {
+        match hub.read(cursor, 1000, |frame, _| {
+            seen.push(frame.pos.seq);
+            true
+        }) {
             Read::Reset(resets) => told.extend(resets),
             Read::Head => return (told, seen),
             other => panic!("{other:?}"),

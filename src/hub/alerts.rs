@@ -7,7 +7,7 @@ use std::{
 
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::Hub;
+use super::{Hub, RING_BYTES_MAX};
 use crate::{
     store::LogEntry,
     wire::{self, AlertView, Pos},
@@ -44,6 +44,12 @@ impl AlertFrame {
 struct Slot {
     pos: Pos,
     frame: Option<Arc<AlertFrame>>,
+}
+
+impl Slot {
+    fn bytes(frame: &Option<Arc<AlertFrame>>) -> usize {
+        frame.as_ref().map_or(0, |frame| frame.frame.len())
+    }
 }
 
 /// The alert log is no longer what it was.
@@ -85,6 +91,7 @@ pub enum Read {
 pub(super) struct Ring {
     len_max: usize,
     slots: VecDeque<Slot>,
+    bytes: usize,
     pub(super) head: Pos,
     pub(super) epoch: String,
     /// The log has been read once.
@@ -98,6 +105,7 @@ impl Ring {
         Ring {
             len_max,
             slots: VecDeque::new(),
+            bytes: 0,
             head: Pos::origin(""),
             epoch: String::new(),
             loaded: false,
@@ -126,11 +134,19 @@ impl Ring {
     fn push(&mut self, entry: LogEntry) {
         let pos = Pos { seq: entry.seq, check: entry.check.clone() };
         let frame = AlertFrame::new(entry).map(Arc::new);
-        if self.slots.len() == self.len_max {
-            self.slots.pop_front();
-        }
+        self.bytes += Slot::bytes(&frame);
         self.slots.push_back(Slot { pos: pos.clone(), frame });
+        while self.slots.len() > self.len_max || (self.bytes > RING_BYTES_MAX && self.slots.len() > 1) {
+            if let Some(oldest) = self.slots.pop_front() {
+                self.bytes -= Slot::bytes(&oldest.frame);
+            }
+        }
         self.head = pos;
+    }
+
+    fn clear(&mut self) {
+        self.slots.clear();
+        self.bytes = 0;
     }
 
     fn reset(&mut self, mut reset: Reset) {
@@ -183,7 +199,7 @@ impl Ring {
         told
     }
 
-    fn read(&self, cursor: &mut Cursor, limit: usize, mut take: impl FnMut(&Arc<AlertFrame>, bool)) -> Read {
+    fn read(&self, cursor: &mut Cursor, limit: usize, mut take: impl FnMut(&Arc<AlertFrame>, bool) -> bool) -> Read {
         if cursor.generation != self.generation {
             return Read::Reset(self.settle(cursor));
         }
@@ -197,10 +213,12 @@ impl Ring {
         let start = self.index(cursor.pos.seq + 1).unwrap_or_default();
         let mut last = None;
         for slot in self.slots.iter().skip(start).take(limit) {
-            if let Some(frame) = &slot.frame {
-                take(frame, slot.pos.seq <= cursor.replay_to);
-            }
             last = Some(&slot.pos);
+            if let Some(frame) = &slot.frame
+                && !take(frame, slot.pos.seq <= cursor.replay_to)
+            {
+                break;
+            }
         }
         if let Some(last) = last {
             cursor.pos.clone_from(last);
@@ -234,11 +252,11 @@ impl Hub {
                     let from = ring.head.clone();
                     // The entry before is not known; a position that no entry has says so when it comes back.
                     let to = Pos { seq: entry.seq - 1, check: Pos::origin("trimmed").check };
-                    ring.slots.clear();
+                    ring.clear();
                     ring.reset(Reset { generation: 0, reason: "trimmed", missed: Some(to.seq - from.seq), from, to });
                 } else if entry.seq > head + 1 {
                     // The first entries of a log that begins later.
-                    ring.slots.clear();
+                    ring.clear();
                 }
                 ring.push(entry);
             }
@@ -264,7 +282,7 @@ impl Hub {
     pub(super) fn begin(&self, epoch: String, head: Pos) {
         let mut ring = self.ring_mut();
         ring.epoch = epoch;
-        ring.slots.clear();
+        ring.clear();
         ring.head = head;
         ring.loaded = true;
     }
@@ -290,9 +308,9 @@ impl Hub {
         Cursor { pos: ring.head.clone(), replay_to: ring.head.seq, generation: ring.generation }
     }
 
-    /// Gives at most `limit` entries after the cursor to `take` (with whether it is a replay), and moves the cursor behind
-    /// them. Never waits.
-    pub fn read(&self, cursor: &mut Cursor, limit: usize, take: impl FnMut(&Arc<AlertFrame>, bool)) -> Read {
+    /// Gives at most `limit` entries after the cursor to `take` (with whether it is a replay), until it has enough and says
+    /// `false`, and moves the cursor behind them. Never waits.
+    pub fn read(&self, cursor: &mut Cursor, limit: usize, take: impl FnMut(&Arc<AlertFrame>, bool) -> bool) -> Read {
         self.ring().read(cursor, limit, take)
     }
 
@@ -312,7 +330,9 @@ impl Ring {
     fn rewind(&mut self, to: Pos, reason: &'static str) {
         let from = self.head.clone();
         while self.slots.back().is_some_and(|slot| slot.pos.seq > to.seq || reason == "reset") {
-            self.slots.pop_back();
+            if let Some(newest) = self.slots.pop_back() {
+                self.bytes -= Slot::bytes(&newest.frame);
+            }
         }
         self.head = to.clone();
         let missed = (reason == "rewound").then(|| from.seq.saturating_sub(to.seq));

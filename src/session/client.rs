@@ -327,10 +327,10 @@ impl Client {
             self.lagging = Lagging::Said;
             self.push(wire::lagging().into())?;
         }
+        self.ctx.metrics.frames_sent.add("websocket", live.out.len() as u64);
         for out in live.out.drain(..) {
             live.due.extend(out.received_at_ms);
             self.socket.push(Message::Text(out.frame))?;
-            self.ctx.metrics.frames_sent.inc("websocket");
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::rate::Bucket;
 use crate::{
-    hub::{ALERTS_PAGE, AlertFrame, Cursor, Hub, Interest, Located, Read},
+    hub::{AlertFrame, Cursor, Hub, Interest, Located, Read},
     store::{LogEntry, Store, StoreError},
     wire::{self, Pos, RequestId, Subscription},
 };
@@ -22,6 +22,8 @@ use crate::{
 /// An answer of the store that takes longer is none; then it is asked again.
 const ANSWER: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(1);
+/// Entries of the alert log asked of the store at once: what a client in replay holds in memory.
+const PAGE: usize = 64;
 /// Live events taken in one turn, and how often a client hears of lost ones.
 const EVENTS_BATCH: usize = 256;
 const GAP_EVERY: Duration = Duration::from_secs(1);
@@ -291,7 +293,7 @@ impl Feed {
                 Alerts::Queued => {}
             }
         }
-        self.collect_events(now, out)
+        self.collect_events(now, bytes_max.saturating_sub(bytes), out)
     }
 
     /// The alerts that are firing, each as it was last told. `true`: there are more.
@@ -359,6 +361,7 @@ impl Feed {
                     *told = frame.pos.seq;
                     sent += send(frame, replayed, out);
                 }
+                spent + sent < bytes_max
             });
             spent += sent;
             *bytes += sent;
@@ -373,14 +376,12 @@ impl Feed {
                     let (store, after) = (self.store.clone(), self.cursor.pos.seq);
                     self.live = false;
                     self.ask(async move {
-                        loop {
-                            let page = until_answered(|| store.log_read(after, ALERTS_PAGE)).await;
-                            if !page.is_empty() {
-                                return Fetched::Page(page);
-                            }
-                            // The log ends before what the ring has: the hub is about to see it too.
+                        let page = until_answered(|| store.log_read(after, PAGE)).await;
+                        if page.is_empty() {
+                            // The log ends before what the ring has: the hub is about to see that too.
                             sleep(AGAIN).await;
                         }
+                        Fetched::Page(page)
                     });
                     return Alerts::Done;
                 }
@@ -396,20 +397,23 @@ impl Feed {
         }
     }
 
-    fn collect_events(&mut self, now: Instant, out: &mut Vec<Out>) -> bool {
+    fn collect_events(&mut self, now: Instant, bytes_max: usize, out: &mut Vec<Out>) -> bool {
         let Some(events) = &mut self.events else { return false };
         let subscription = &self.subscription;
         let bucket = &mut events.bucket;
         let over_rate = &mut events.over_rate;
+        let mut bytes = 0;
         let read = self.hub.read_events(&mut events.cursor, EVENTS_BATCH, |event| {
             if !subscription.wants_event(event.severity, &event.event_type) {
-                return;
+                return true;
             }
             if bucket.take(now) {
+                bytes += event.frame.len();
                 out.push(Out { name: "security_event", frame: event.frame.clone(), pos: None, received_at_ms: None });
             } else {
                 *over_rate += 1;
             }
+            bytes < bytes_max
         });
         events.too_slow += read.missed;
         if events.lost() && events.told_at.is_none_or(|at| now.saturating_duration_since(at) >= GAP_EVERY) {
