@@ -1,1 +1,176 @@
-//! One file per command.
+//! One file per command (contract §1).
+//!
+//! A command ends with a [`Failure`] that knows its exit code and is one sentence on stderr.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::LazyLock};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{self, Config, ConfigError};
+
+pub mod check;
+pub mod demo;
+pub mod doctor;
+pub mod emit;
+pub mod health;
+pub mod logging;
+mod reach;
+pub mod serve;
+pub mod terminal;
+pub mod token;
+pub mod watch;
+
+pub use demo::Demo;
+pub use serve::Serve;
+
+/// The git revision this was built from; `unknown` outside a checkout.
+pub const REVISION: &str = match option_env!("AUDITCAST_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
+static VERSION: LazyLock<String> = LazyLock::new(|| format!("{} ({REVISION})", env!("CARGO_PKG_VERSION")));
+
+/// Security audit streams in; metrics, alerts and pages out.
+#[derive(Debug, Parser)]
+#[command(name = "auditcast", version = VERSION.as_str(), disable_help_subcommand = true, subcommand_required = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Global {
+    /// Configuration file [default: $AUDITCAST_CONFIG, ./config.toml, /etc/auditcast/config.toml, built-in]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub config: Option<PathBuf>,
+    /// File of environment variables (NAME=VALUE); the process's own win
+    #[arg(long, global = true, value_name = "PATH")]
+    pub env_file: Option<PathBuf>,
+    /// How auditcast's own log on stderr is written
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub log: Option<LogFormat>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon
+    Serve(Serve),
+    /// Show the whole product on this machine: a simulated application, attacks, alerts
+    Demo(Demo),
+    /// Validate the configuration; show what is in force and where each value comes from
+    Check(check::Check),
+    /// Append audit events to a configured stream
+    Emit(emit::Emit),
+    /// Follow alerts in the terminal
+    Watch(watch::Watch),
+    /// Issue, inspect and revoke tokens
+    Token(token::Token),
+    /// Check the store, streams, clock, secrets and listeners, and say what to do
+    Doctor(doctor::Doctor),
+    /// Ask a running daemon whether it is well: exit 0 or 1
+    Health(health::Health),
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub enum Failure {
+    /// Wrong usage or configuration: exit 2.
+    Usage(String),
+    /// Failed at run time: exit 1.
+    Run(String),
+}
+
+impl Failure {
+    pub fn usage(text: impl Into<String>) -> Failure {
+        Failure::Usage(text.into())
+    }
+
+    pub fn run(text: impl Into<String>) -> Failure {
+        Failure::Run(text.into())
+    }
+
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Failure::Usage(_) => 2,
+            Failure::Run(_) => 1,
+        }
+    }
+
+    /// Empty where everything has been said already.
+    pub fn text(&self) -> &str {
+        match self {
+            Failure::Usage(text) | Failure::Run(text) => text,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Failure {
+        Failure::Usage(error.to_string())
+    }
+}
+
+impl Global {
+    /// What [`Config::load`] reads: the file that is found, the process's variables, `--log`, and `overrides` (dotted key,
+    /// value, flag).
+    pub fn sources(&self, mut overrides: Vec<(String, String, String)>) -> config::Sources {
+        let env: BTreeMap<String, String> = std::env::vars_os()
+            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+            .collect();
+        if let Some(format) = self.log {
+            let word = match format {
+                LogFormat::Json => "json",
+                LogFormat::Text => "text",
+            };
+            overrides.push(("log.format".to_owned(), word.to_owned(), "--log".to_owned()));
+        }
+        let path = config::find(self.config.clone(), &env);
+        config::Sources { path, env, env_file: self.env_file.clone(), overrides }
+    }
+
+    pub fn load(&self) -> Result<Config, Failure> {
+        Ok(Config::load(self.sources(Vec::new()))?)
+    }
+}
+
+/// Runs a command to its end.
+pub async fn run(cli: Cli) -> Result<(), Failure> {
+    let global = cli.global;
+    match cli.command {
+        Command::Serve(args) => serve::run(global, args).await,
+        Command::Demo(args) => demo::run(global, args).await,
+        Command::Check(args) => check::run(&global, &args),
+        Command::Emit(args) => emit::run(&global, args).await,
+        Command::Watch(args) => watch::run(&global, args).await,
+        Command::Token(args) => token::run(&global, args).await,
+        Command::Doctor(args) => doctor::run(&global, &args).await,
+        Command::Health(args) => health::run(&global, &args).await,
+    }
+}
+
+/// Wall clock, Unix ms.
+fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A duration as arguments take it.
+fn duration_arg(text: &str) -> Result<std::time::Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "expected a duration such as 1h".to_owned())
+}

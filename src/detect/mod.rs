@@ -10,6 +10,24 @@ use serde_json::{Map, Value};
 
 use crate::event::Severity;
 
+mod alerts;
+mod bits;
+mod contributors;
+mod detector;
+mod durations;
+mod ident;
+mod merge;
+mod read;
+mod sessions;
+mod snapshot;
+mod tally;
+mod threshold;
+mod window;
+
+pub use detector::{Detector, Observed};
+pub use merge::{Item, Merge, Step, replay};
+pub use snapshot::SnapshotError;
+
 /// A built-in or own threshold, resolved (contract §2 `[[threshold]]`, §4).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Threshold {

@@ -34,6 +34,12 @@ impl AlertFrame {
         Some(AlertFrame { pos, view, frame, replayed: OnceLock::new() })
     }
 
+    /// The entry as the store had it: the frame without its position, which `with_pos` put last.
+    pub(super) fn as_stored(&self) -> Option<LogEntry> {
+        let open = self.frame.as_str().strip_suffix(&format!(",\"pos\":\"{}\"}}", self.pos))?;
+        Some(LogEntry { seq: self.pos.seq, check: self.pos.check.clone(), body: format!("{open}}}") })
+    }
+
     /// The same with `replayed`: made when the first client needs it.
     pub fn replayed(&self) -> &Utf8Bytes {
         self.replayed.get_or_init(|| wire::mark_replayed(&self.frame).into())
@@ -112,6 +118,11 @@ impl Ring {
             generation: 0,
             resets: VecDeque::new(),
         }
+    }
+
+    /// The frames above `seq`, ascending.
+    pub(super) fn frames_after(&self, seq: u64) -> impl Iterator<Item = &Arc<AlertFrame>> {
+        self.slots.iter().filter(move |slot| slot.pos.seq > seq).filter_map(|slot| slot.frame.as_ref())
     }
 
     /// The position after which the ring has everything.

@@ -96,7 +96,11 @@ impl Hub {
                         continue;
                     }
                     warn!("the store lost the newest alerts: its log ends at {}, {} were known", bounds.head, self.head());
-                    self.rewind(Pos { seq: bounds.head, check: bounds.head_check.clone() }, "rewound", None);
+                    if bounds.head == 0 {
+                        self.rewind(Pos::origin(&bounds.epoch), "reset", Some(bounds.epoch.clone()));
+                    } else {
+                        self.rewind(Pos { seq: bounds.head, check: bounds.head_check.clone() }, "rewound", None);
+                    }
                     behind_since = None;
                 }
                 Verdict::Rewound { common } => {
@@ -158,7 +162,9 @@ impl Hub {
             // Fed before it was followed: take the log's word.
             self.ring_mut().epoch.clone_from(&bounds.epoch);
         } else if epoch != bounds.epoch {
-            return Ok(Verdict::Other);
+            // An empty log may be one that was lost a moment ago, which the active node is putting back.
+            let emptied = bounds.head == 0 && head.seq > 0;
+            return Ok(if emptied { Verdict::Behind } else { Verdict::Other });
         }
         if head.seq == 0 || (bounds.head == head.seq && bounds.head_check == head.check) {
             return Ok(Verdict::Same);

@@ -24,6 +24,7 @@ mod connections;
 mod events;
 mod follow;
 mod locate;
+mod restore;
 
 pub use alerts::{AlertFrame, Cursor, Read, Reset};
 pub use connections::{Connection, ConnectionInfo, Full, Transport};

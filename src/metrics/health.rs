@@ -3,7 +3,15 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
+    time::SystemTime,
 };
+
+/// This node's wall clock, Unix ms: for `exp`, for times in frames and for how old a check is. What decides about alerts is the
+/// store's clock.
+pub fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// The checks that must have been heard of before a node is ready. `lease` holds where the node knows who is active, itself or
 /// another; `drain` fails from the stop signal on.

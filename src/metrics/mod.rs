@@ -22,7 +22,7 @@ use crate::{detect, event::Severity};
 mod health;
 mod stream;
 
-pub use health::{Check, Health};
+pub use health::{Check, Health, unix_ms};
 
 /// Content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

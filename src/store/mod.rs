@@ -5,17 +5,18 @@
 //!
 //! | key | type | holds |
 //! |---|---|---|
-//! | `P:meta` | hash | `format`, `epoch`, `fence`, `seq`, `check`, `commit`, `slot` |
-//! | `P:lease` | hash | `node`, `fence`, `until` (ms by the store's clock) |
-//! | `P:alerts` | stream | the alert log, ids `seq-0`: `check`, `body` |
+//! | `P:meta` | hash | `format`, `epoch`, `fence`, `seq`, `check`, `commit`, `slot`, `snapshot`; `last`, `last_known`: digest and answer of the last commit |
+//! | `P:lease` | hash | `node`, `fence`, `until` (ms by the store's clock), `ttl`; no expiry of the key itself |
+//! | `P:alerts` | stream | the alert log, ids `seq-0`: `check`, `alert` (id), `time` (stored, ms), `body` |
 //! | `P:state` | hash | alert id → `{seq}-{check} {body}`: the last transition of every kept alert |
-//! | `P:open` | set | ids of the alerts that are firing |
+//! | `P:open` | zset | ids of the alerts that are firing, by the number of their last transition |
 //! | `P:done` | hash | stream → last entry whose effects are stored |
 //! | `P:commits` | stream | the commit log, ids `n-0` |
-//! | `P:snapshot:{n}:{part}` , `P:snapshots` | string, hash | parts, manifests |
-//! | `P:deadletter` | stream | entries that cannot be read |
+//! | `P:snapshot:{n}:{part}`, `P:snapshots` | string, hash | parts, manifests by number |
+//! | `P:deadletter`, `P:deadletter:seen` | stream, zset | entries that cannot be read; which are there already |
 //! | `P:intake` | stream | what the bridges took in |
-//! | `P:seen` | zset | deduplication of the intake: key → expiry |
+//! | `P:seen`, `P:seen:ids` | zset, hash | deduplication of the intake: key → expiry, key → entry id |
+//! | `P:metrics` | zset | seconds for which `security:metrics:{s}` was stored |
 //! | `P:tokens` | … | revocations seen (later) |
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
@@ -88,7 +89,7 @@ pub enum StreamFault {
 }
 
 /// `XINFO STREAM`, or the embedded store's equal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StreamInfo {
     pub length: u64,
     pub first: Option<EntryId>,
@@ -120,7 +121,7 @@ pub struct NewEntry {
     pub first: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DeadLetter {
     pub source: String,
     pub stream: String,
@@ -158,6 +159,13 @@ pub struct CommitRecord {
     pub fingerprint: String,
 }
 
+impl CommitRecord {
+    /// The same record, whatever number the store gave it.
+    pub fn same_as(&self, other: &CommitRecord) -> bool {
+        (self.slot, self.time, &self.done, &self.marks) == (other.slot, other.time, &other.done, &other.marks)
+    }
+}
+
 /// What a commit gave.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
@@ -170,7 +178,7 @@ pub struct Committed {
 }
 
 /// One entry of the alert log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogEntry {
     /// 1, 2, 3, …: no holes.
     pub seq: u64,
@@ -196,7 +204,7 @@ pub struct Recovered {
 }
 
 /// Head and tail of the alert log.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogBounds {
     pub epoch: String,
     /// Oldest kept and newest; `first == head + 1` when nothing is kept.
@@ -215,7 +223,7 @@ pub struct Snapshot {
 }
 
 /// One item for the intake stream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct IntakeItem {
     /// Configured name of the source it came by.
     pub source: String,
@@ -226,7 +234,7 @@ pub struct IntakeItem {
 }
 
 /// What became of an [`IntakeItem`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Taken {
     New(EntryId),
     /// Known already; the id it got then.
@@ -262,7 +270,10 @@ impl fmt::Display for StoreError {
 impl std::error::Error for StoreError {}
 
 pub mod embedded;
+mod glob;
 pub mod redis;
+
+pub use glob::Glob;
 
 /// The engine in use. Cloning is cheap; every clone talks to the same store.
 #[derive(Clone)]
@@ -374,7 +385,8 @@ impl Store {
         both!(self, s => s.release(node, fence).await)
     }
 
-    /// The commit: all or nothing, and nothing with a fencing number that is not the current one.
+    /// The commit: all or nothing, and nothing with a fencing number that is not the current one. After `Unavailable` it may
+    /// have been taken: asked again unchanged, before any other, it is not taken twice and gives its first answer.
     pub async fn commit(&self, commit: &Commit) -> Result<Committed, StoreError> {
         both!(self, s => s.commit(commit).await)
     }
@@ -458,6 +470,28 @@ impl Store {
         both!(self, s => s.permissions(user_id).await)
     }
 
+    /// Where a bridge stands, as it wrote it down.
+    pub async fn bookmark(&self, name: &str) -> Result<Option<String>, StoreError> {
+        both!(self, s => s.bookmark(name).await)
+    }
+
+    pub async fn set_bookmark(&self, name: &str, text: &str) -> Result<(), StoreError> {
+        both!(self, s => s.set_bookmark(name, text).await)
+    }
+
+    /// Counts these deduplication keys as taken without taking anything in.
+    pub async fn mark_seen(&self, keys: &[String], ttl: Duration) -> Result<(), StoreError> {
+        both!(self, s => s.mark_seen(keys, ttl).await)
+    }
+
+    /// What the server says of itself (`redis_version`, `maxmemory_policy`, …); nothing for the embedded store.
+    pub async fn server_info(&self) -> Result<BTreeMap<String, String>, StoreError> {
+        match self {
+            Store::Redis(s) => s.server_info().await,
+            Store::Embedded(_) => Ok(BTreeMap::new()),
+        }
+    }
+
     /// Keys of A's that match `pattern` (`audit:event:*`), in pages: (next cursor, keys). Cursor 0 starts and ends a round.
     pub async fn scan_keys(&self, pattern: &str, cursor: u64) -> Result<(u64, Vec<String>), StoreError> {
         both!(self, s => s.scan_keys(pattern, cursor).await)
@@ -466,6 +500,22 @@ impl Store {
     /// The values of A's keys as JSON text (a JSON string as it is, a hash as an object); `None` where there is none (any more).
     pub async fn key_values(&self, keys: &[String]) -> Result<Vec<Option<String>>, StoreError> {
         both!(self, s => s.key_values(keys).await)
+    }
+
+    /// Listens to a channel, or to all that match a glob. Lossy by nature: after an error, subscribe again.
+    pub async fn subscribe(&self, pattern: &str) -> Result<redis::Subscription, StoreError> {
+        match self {
+            Store::Redis(s) => s.subscribe(pattern).await,
+            Store::Embedded(_) => Err(StoreError::Refused("the embedded store has no channels".to_owned())),
+        }
+    }
+
+    /// Number of the Redis database, as keyspace notifications (`__keyspace@0__:…`) name it; 0 for the embedded store.
+    pub fn database(&self) -> u32 {
+        match self {
+            Store::Redis(s) => s.database(),
+            Store::Embedded(_) => 0,
+        }
     }
 
     /// Connections lost and made anew, for `auditcast_store_reconnects_total`.

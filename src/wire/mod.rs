@@ -8,6 +8,7 @@ mod close;
 mod frame;
 mod pos;
 mod request;
+mod stored;
 mod subscription;
 
 pub use alert::{AlertView, alert_body, mark_replayed, with_pos};
@@ -18,6 +19,7 @@ pub use frame::{
 };
 pub use pos::{After, BadPos, Pos};
 pub use request::{BadRequest, ClientFrame, RequestId};
+pub use stored::alert_from_body;
 pub use subscription::{Subscription, token_in_query};
 
 /// Unix milliseconds as the contract writes times: RFC 3339, UTC, milliseconds, `Z`. Beyond the year 9999: the last moment of it.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::digest::{Context, SHA256, digest};
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 
 use super::{
@@ -53,7 +53,7 @@ struct LogRow {
 fn read_log_row(seq: u64, row: &[u8]) -> Done<LogRow> {
     let mut bytes = Bytes(row);
     let (Some(check), Some(time_ms), Some(alert_id)) = (bytes.block(), bytes.u64(), bytes.block()) else {
-        return Err(Fault::row("log"));
+        return Err(Fault::Damaged("log"));
     };
     let entry = LogEntry { seq, check: lossy(check), body: lossy(bytes.0) };
     Ok(LogRow { time_ms, alert_id: alert_id.to_vec(), entry })
@@ -73,7 +73,7 @@ fn state_row(seq: u64, check: &str, body: &str) -> Vec<u8> {
 
 fn read_state_row(row: &[u8]) -> Done<LogEntry> {
     let mut bytes = Bytes(row);
-    let (Some(seq), Some(check)) = (bytes.u64(), bytes.block()) else { return Err(Fault::row("state")) };
+    let (Some(seq), Some(check)) = (bytes.u64(), bytes.block()) else { return Err(Fault::Damaged("state")) };
     Ok(LogEntry { seq, check: lossy(check), body: lossy(bytes.0) })
 }
 
@@ -117,6 +117,27 @@ pub(super) fn fenced(group: &Group<'_, '_>, fence: u64) -> Done<()> {
     Ok(())
 }
 
+/// Tells one commit from another. One whose answer said "failed" may be on the disk all the same: a failed fsync does not say
+/// what it wrote.
+fn fingerprint(commit: &Commit, json: &[u8]) -> String {
+    let mut bytes = Vec::with_capacity(256 + json.len());
+    bytes.extend_from_slice(&commit.fence.to_be_bytes());
+    put_block(&mut bytes, json);
+    for entry in &commit.entries {
+        put_block(&mut bytes, entry.alert_id.as_bytes());
+        put_block(&mut bytes, entry.body.as_bytes());
+        bytes.extend_from_slice(&[u8::from(entry.firing), u8::from(entry.first)]);
+    }
+    for letter in &commit.dead_letters {
+        for part in [&letter.source, &letter.stream, &letter.reason, &letter.body] {
+            put_block(&mut bytes, part.as_bytes());
+        }
+        bytes.extend_from_slice(&letter.entry.ms.to_be_bytes());
+        bytes.extend_from_slice(&letter.entry.seq.to_be_bytes());
+    }
+    hex(digest(&SHA256, &bytes).as_ref())
+}
+
 /// The commit. Everything that can be refused is refused before the first write.
 pub(super) fn commit(group: &mut Group<'_, '_>, commit: &Commit) -> Done<Committed> {
     fenced(group, commit.fence)?;
@@ -129,8 +150,14 @@ pub(super) fn commit(group: &mut Group<'_, '_>, commit: &Commit) -> Done<Committ
     let entries = u64::try_from(commit.entries.len()).unwrap_or(u64::MAX);
     seq.checked_add(entries).ok_or_else(used_up)?;
     let mut record = commit.record.clone();
+    record.n = 0;
+    let fault = |e: serde_json::Error| Fault::broken(format!("the commit record cannot be written: {e}"));
+    let last = fingerprint(commit, &serde_json::to_vec(&record).map_err(fault)?);
+    if group.text(name::LAST)? == last {
+        return Ok(Committed { n: n - 1, seq, known: group.number(name::LAST_KNOWN)? });
+    }
     record.n = n;
-    let json = serde_json::to_vec(&record).map_err(|e| Fault::broken(format!("the commit record cannot be written: {e}")))?;
+    let json = serde_json::to_vec(&record).map_err(fault)?;
 
     let mut known = 0;
     for NewEntry { alert_id, body, firing, first } in &commit.entries {
@@ -153,6 +180,8 @@ pub(super) fn commit(group: &mut Group<'_, '_>, commit: &Commit) -> Done<Committ
     group.set_number(name::SLOT, record.slot)?;
     group.set_number(name::SEQ, seq)?;
     group.set_text(name::CHECK, &check)?;
+    group.set_text(name::LAST, &last)?;
+    group.set_number(name::LAST_KNOWN, known)?;
     group.changes.commits = true;
     while group.tables.commits.len()? > group.options.commits_max.max(1) {
         group.tables.commits.pop_first()?;
@@ -237,7 +266,7 @@ fn put_dead(group: &mut Group<'_, '_>, letter: &DeadLetter) -> Done<()> {
         };
         let mut rest = Bytes(&oldest);
         let whole = rest.block().and(rest.block()).and(rest.block());
-        let key = whole.and_then(|_| oldest.get(..oldest.len() - rest.0.len())).ok_or_else(|| Fault::row("deadletter"))?;
+        let key = whole.and_then(|_| oldest.get(..oldest.len() - rest.0.len())).ok_or(Fault::Damaged("deadletter"))?;
         group.tables.dead_seen.remove(key)?;
     }
     Ok(())
@@ -256,9 +285,9 @@ pub(super) fn dead_letters(txn: &ReadTransaction, limit: usize) -> Done<Vec<Dead
         .map(|row| {
             let value = row?.1;
             let mut bytes = Bytes(value.value());
-            let mut part = || bytes.block().map(lossy).ok_or_else(|| Fault::row("deadletter"));
+            let mut part = || bytes.block().map(lossy).ok_or(Fault::Damaged("deadletter"));
             let (source, stream, entry, reason, body) = (part()?, part()?, part()?, part()?, part()?);
-            let entry = entry.parse().map_err(|_| Fault::row("deadletter"))?;
+            let entry = entry.parse().map_err(|_| Fault::Damaged("deadletter"))?;
             Ok(DeadLetter { source, stream, entry, reason, body })
         })
         .collect()
@@ -316,6 +345,7 @@ pub(super) fn restore(group: &mut Group<'_, '_>, fence: u64, epoch: &str, entrie
         group.set_text(name::EPOCH, epoch)?;
         group.set_number(name::SEQ, seq)?;
         group.set_text(name::CHECK, &newest)?;
+        group.set_text(name::LAST, "")?;
     }
     Ok(())
 }
@@ -362,7 +392,7 @@ pub(super) fn firing(txn: &ReadTransaction) -> Done<Vec<LogEntry>> {
     let state = txn.open_table(STATE)?;
     let mut open = Vec::new();
     for row in txn.open_table(OPEN)?.iter()? {
-        let row = state.get(row?.0.value())?.ok_or_else(|| Fault::row("open"))?;
+        let row = state.get(row?.0.value())?.ok_or(Fault::Damaged("open"))?;
         open.push(read_state_row(row.value())?);
     }
     open.sort_by_key(|entry| entry.seq);
@@ -390,7 +420,7 @@ pub(super) fn recover(txn: &ReadTransaction) -> Done<Recovered> {
 pub(super) fn commits(txn: &ReadTransaction, after: u64, limit: usize) -> Done<Vec<CommitRecord>> {
     let Some(from) = after.checked_add(1) else { return Ok(Vec::new()) };
     let rows = txn.open_table(COMMITS)?.range(from..)?.take(limit.min(READ_MAX));
-    rows.map(|row| serde_json::from_slice(row?.1.value()).map_err(|_| Fault::row("commits"))).collect()
+    rows.map(|row| serde_json::from_slice(row?.1.value()).map_err(|_| Fault::Damaged("commits"))).collect()
 }
 
 pub(super) fn first_commit(txn: &ReadTransaction) -> Done<u64> {

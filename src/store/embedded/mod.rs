@@ -17,7 +17,7 @@ use super::*;
 use crate::event::EntryId;
 
 mod clock;
-mod glob;
+pub mod control;
 mod log;
 mod snapshots;
 mod streams;
@@ -293,6 +293,21 @@ impl EmbeddedStore {
     pub async fn permissions_put(&self, user_id: &str, names: &[String]) -> Result<(), StoreError> {
         let (user_id, names) = (user_id.to_owned(), names.to_vec());
         self.write(move |group| timed::permissions_put(group, &user_id, &names)).await
+    }
+
+    pub async fn bookmark(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let name = name.to_owned();
+        self.read(move |txn| timed::bookmark(txn, &name)).await
+    }
+
+    pub async fn set_bookmark(&self, name: &str, text: &str) -> Result<(), StoreError> {
+        let (name, text) = (name.to_owned(), text.to_owned());
+        self.write(move |group| timed::set_bookmark(group, &name, &text)).await
+    }
+
+    /// Only A's keys are marked, and there are none here.
+    pub async fn mark_seen(&self, _keys: &[String], _ttl: Duration) -> Result<(), StoreError> {
+        self.inner.shared.open_still()
     }
 
     /// There are no keys of another application here.

@@ -6,11 +6,10 @@ use redb::{ReadTransaction, ReadableTable};
 
 use super::{
     Entry, IntakeItem, ReadReply, Reader, StoreError, StreamEntries, StreamInfo, Taken,
-    glob::Glob,
     tables::{Done, ENTRIES, Fault, Group, Kind, STREAMS, decode_fields, encode_fields, entry_id, expiry_key, name},
     timed::ends_ms,
 };
-use crate::event::EntryId;
+use crate::{event::EntryId, store::Glob};
 
 /// Entries kept of each audit stream, oldest out first.
 pub const STREAM_ENTRIES_MAX: u64 = 1_000_000;
@@ -171,7 +170,7 @@ pub(super) fn intake(group: &mut Group<'_, '_>, stream: &str, items: &[IntakeIte
 
     let ids = append(group, stream, &entries, group.options.intake_max)?;
     let expiry = ends_ms(now, ttl);
-    let id_of = |index: usize| ids.get(index).copied().ok_or_else(|| Fault::row("entries"));
+    let id_of = |index: usize| ids.get(index).copied().ok_or(Fault::Damaged("entries"));
     for (key, index) in &keys {
         let id = id_of(*index)?;
         group.tables.seen.insert(&key[..], (id.ms, id.seq, expiry))?;
@@ -275,7 +274,7 @@ fn entries_of(
         }
         *bytes = bytes.saturating_sub(value.len());
         let (_, ms, seq) = key.value();
-        let fields = decode_fields(value).ok_or_else(|| Fault::row("entries"))?;
+        let fields = decode_fields(value).ok_or(Fault::Damaged("entries"))?;
         found.push(Entry { id: EntryId::new(ms, seq), fields });
     }
     Ok(found)

@@ -1,133 +1,206 @@
-//! Not written yet.
-#![allow(unused_variables)]
+//! The store on Redis 6.2 or newer, or Valkey. Nothing here needs CONFIG, KEYS, MONITOR, FLUSH or functions.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `connect` | the shared connection, connections of one owner, what an error means |
+//! | `scripts`, `lua/` | what must be atomic |
+//! | `value` | taking replies apart |
+//! | `reader` | bulk reads of streams; following the logs |
+//! | `streams` | looking at streams, appending to them |
+//! | `log` | the commit, the alert log, the commit log, recovery |
+//! | `lease`, `snapshot` | what the names say |
+//! | `bridge` | the intake, A's keys, channels |
+//! | `shared` | keys of the application: metrics, blacklist, permissions |
 
-use std::{path::Path, time::Duration};
+mod bridge;
+mod connect;
+mod lease;
+mod log;
+mod reader;
+mod scripts;
+mod shared;
+mod snapshot;
+mod streams;
+mod value;
 
-use super::*;
+use std::{
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use aws_lc_rs::rand;
+use redis::{Pipeline, Value, cmd};
+
+pub use self::{
+    bridge::Subscription,
+    reader::{Reader, Tail},
+};
+use self::{connect::Link, scripts::hex};
+use super::{
+    Commit, CommitRecord, Committed, DeadLetter, Entry, IntakeItem, Lease, LogBounds, LogEntry, Options, ReadReply, Recovered,
+    Snapshot, StoreError, StreamEntries, StreamFault, StreamInfo, Taken,
+};
 use crate::event::EntryId;
 
+/// What this version writes into `P:meta`.
+const FORMAT: u64 = 1;
+/// What is asked for at once is at most this.
+const COUNT_MAX: usize = 1_000_000;
+
+/// Cheap to clone; every clone has the same connection.
 #[derive(Clone)]
-pub struct RedisStore {}
-pub struct Reader {}
-pub struct Tail {}
+pub struct RedisStore {
+    link: Arc<Link>,
+    options: Arc<Options>,
+    keys: Arc<Keys>,
+    /// `Redis 7.0.15`, once `prepare` has seen it.
+    server: Arc<Mutex<Option<String>>>,
+}
+
+/// Names of the keys under the prefix.
+struct Keys {
+    prefix: String,
+    meta: String,
+    lease: String,
+    alerts: String,
+    state: String,
+    open: String,
+    done: String,
+    commits: String,
+    snapshots: String,
+    dead: String,
+    dead_seen: String,
+    intake: String,
+    seen: String,
+    seen_ids: String,
+    bookmarks: String,
+    metrics: String,
+}
+
+impl Keys {
+    fn new(prefix: &str) -> Keys {
+        let key = |name: &str| format!("{prefix}:{name}");
+        Keys {
+            prefix: key(""),
+            meta: key("meta"),
+            lease: key("lease"),
+            alerts: key("alerts"),
+            state: key("state"),
+            open: key("open"),
+            done: key("done"),
+            commits: key("commits"),
+            snapshots: key("snapshots"),
+            dead: key("deadletter"),
+            dead_seen: key("deadletter:seen"),
+            intake: key("intake"),
+            seen: key("seen"),
+            seen_ids: key("seen:ids"),
+            bookmarks: key("bookmarks"),
+            metrics: key("metrics"),
+        }
+    }
+}
 
 impl RedisStore {
+    /// Reads the URL; does not connect. `Refused` for a URL that cannot be used, without quoting it.
     pub fn open(url: &str, options: Options) -> Result<RedisStore, StoreError> {
-        unimplemented!()
+        let keys = Keys::new(&options.prefix);
+        Ok(RedisStore {
+            link: Arc::new(Link::open(url)?),
+            options: Arc::new(options),
+            keys: Arc::new(keys),
+            server: Arc::default(),
+        })
     }
+
     pub fn describe(&self) -> String {
-        unimplemented!()
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = server.as_deref().unwrap_or("Redis");
+        format!("{name} at {}/{}", self.link.address, self.link.database)
     }
+
+    /// Number of the database in the URL, as keyspace notifications name it.
+    pub fn database(&self) -> u32 {
+        self.link.database
+    }
+
     pub async fn prepare(&self) -> Result<(), StoreError> {
-        unimplemented!()
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("INFO").arg("server");
+        pipeline.cmd("INFO").arg("replication");
+        // An ACL may forbid INFO; then the scripts below tell what must be known.
+        let info: String = self
+            .link
+            .ask(&pipeline)
+            .await?
+            .into_iter()
+            .filter(|reply| !matches!(reply, Value::ServerError(error) if error.code() == "NOPERM"))
+            .map(|reply| self.link.reply(Some(reply)).map(|value| value::text(value).unwrap_or_default()))
+            .collect::<Result<_, _>>()?;
+        let line = |name: &str| info.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+        let at = &self.link.address;
+        if let Some(version) = line("redis_version") {
+            let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+            if (numbers.next(), numbers.next()) < (Some(6), Some(2)) {
+                return Err(StoreError::Refused(format!("Redis at {at} is {version}, auditcast needs 6.2 or newer")));
+            }
+            let name = match line("valkey_version") {
+                Some(version) => format!("Valkey {version}"),
+                None => format!("Redis {version}"),
+            };
+            *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(name);
+        }
+        if line("role").is_some_and(|role| role == "slave" || role == "replica") {
+            return Err(StoreError::Unavailable(format!("Redis at {at} is a replica, writes are refused")));
+        }
+        let format = match self.link.run(&scripts::FIRST, &[&self.keys.meta], &[FORMAT.to_string(), random()]).await {
+            Err(StoreError::Broken(text)) if text.contains("WRONGTYPE") => {
+                return Err(StoreError::Format(format!(
+                    "the key {} at {at} is not auditcast's: give store.prefix another value",
+                    self.keys.meta
+                )));
+            }
+            reply => reply?,
+        };
+        match value::number(&format) {
+            Some(FORMAT) => Ok(()),
+            Some(newer) if newer > FORMAT => Err(StoreError::Format(format!(
+                "the data under {} at {at} has format {newer}, this version reads up to {FORMAT}",
+                self.options.prefix
+            ))),
+            _ => Err(StoreError::Format(format!("the key {} at {at} is not auditcast's", self.keys.meta))),
+        }
     }
+
     pub async fn now_ms(&self) -> Result<u64, StoreError> {
-        unimplemented!()
+        let reply = self.link.one(cmd("TIME")).await?;
+        value::time_ms(reply).ok_or_else(|| self.link.garbled())
     }
+
     pub fn reader(&self) -> Reader {
-        unimplemented!()
+        Reader::new(self.link.clone())
     }
+
     pub fn tail(&self) -> Tail {
-        unimplemented!()
+        Tail::new(self.link.clone(), self.keys.clone())
     }
-    pub async fn stream_info(&self, stream: &str) -> Result<Result<Option<StreamInfo>, StreamFault>, StoreError> {
-        unimplemented!()
-    }
-    pub async fn stream_range(&self, stream: &str, after: EntryId, to: EntryId, count: usize) -> Result<Vec<Entry>, StoreError> {
-        unimplemented!()
-    }
-    pub async fn find_streams(&self, glob: &str) -> Result<Vec<String>, StoreError> {
-        unimplemented!()
-    }
-    pub async fn append(&self, stream: &str, entries: &[Vec<(String, String)>]) -> Result<Vec<EntryId>, StoreError> {
-        unimplemented!()
-    }
-    pub async fn intake(&self, items: &[IntakeItem], dedup_ttl: Duration) -> Result<Vec<Taken>, StoreError> {
-        unimplemented!()
-    }
-    pub fn intake_stream(&self) -> String {
-        unimplemented!()
-    }
-    pub async fn lease(&self, node: &str, known_fence: u64) -> Result<Lease, StoreError> {
-        unimplemented!()
-    }
-    pub async fn release(&self, node: &str, fence: u64) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-    pub async fn commit(&self, commit: &Commit) -> Result<Committed, StoreError> {
-        unimplemented!()
-    }
-    pub async fn recover(&self) -> Result<Recovered, StoreError> {
-        unimplemented!()
-    }
-    pub async fn log_read(&self, after: u64, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
-        unimplemented!()
-    }
-    pub async fn log_bounds(&self) -> Result<LogBounds, StoreError> {
-        unimplemented!()
-    }
-    pub async fn log_restore(&self, fence: u64, epoch: &str, entries: &[LogEntry]) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-    pub async fn alert(&self, alert_id: &str) -> Result<Option<LogEntry>, StoreError> {
-        unimplemented!()
-    }
-    pub async fn firing(&self) -> Result<Vec<LogEntry>, StoreError> {
-        unimplemented!()
-    }
-    pub async fn commits(&self, after: u64, limit: usize) -> Result<Vec<CommitRecord>, StoreError> {
-        unimplemented!()
-    }
-    pub async fn first_commit(&self) -> Result<u64, StoreError> {
-        unimplemented!()
-    }
-    pub async fn snapshot_put(&self, fence: u64, snapshot: &Snapshot) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-    pub async fn snapshots(&self) -> Result<Vec<Snapshot>, StoreError> {
-        unimplemented!()
-    }
-    pub async fn metrics_put(&self, unix_s: u64, json: &str, ttl: Duration) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-    pub async fn metrics_history(&self, since_s: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
-        unimplemented!()
-    }
-    pub async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
-        unimplemented!()
-    }
-    pub async fn blacklisted(&self, jti: &str) -> Result<bool, StoreError> {
-        unimplemented!()
-    }
-    pub async fn blacklist(&self, jti: &str, ttl: Duration) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-    pub async fn permissions(&self, user_id: &str) -> Result<Vec<String>, StoreError> {
-        unimplemented!()
-    }
-    pub async fn scan_keys(&self, pattern: &str, cursor: u64) -> Result<(u64, Vec<String>), StoreError> {
-        unimplemented!()
-    }
-    pub async fn key_values(&self, keys: &[String]) -> Result<Vec<Option<String>>, StoreError> {
-        unimplemented!()
-    }
+
     pub fn reconnects(&self) -> u64 {
-        unimplemented!()
+        self.link.reconnects.load(Ordering::Relaxed)
     }
+
     pub async fn close(&self) {
-        unimplemented!()
+        self.link.close();
     }
 }
-impl Reader {
-    pub async fn read(&mut self, cursors: &[(String, EntryId)], count: usize, block: Duration) -> Result<ReadReply, StoreError> {
-        unimplemented!()
+
+/// 16 hexadecimal characters nobody else has drawn.
+fn random() -> String {
+    let mut bytes = [0; 8];
+    // The system's generator fails only where nothing cryptographic would work; the clock then tells epochs apart.
+    if rand::fill(&mut bytes).is_err() {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        bytes.copy_from_slice(&(now.as_nanos() as u64).to_be_bytes());
     }
-}
-impl Tail {
-    pub async fn alerts(&mut self, after: u64, limit: usize, block: Duration) -> Result<Vec<LogEntry>, StoreError> {
-        unimplemented!()
-    }
-    pub async fn commits(&mut self, after: u64, limit: usize, block: Duration) -> Result<Vec<CommitRecord>, StoreError> {
-        unimplemented!()
-    }
+    hex(&bytes)
 }

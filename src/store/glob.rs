@@ -1,7 +1,7 @@
 //! Redis's globs: `*`, `?`, `[abc]`, `[^abc]`, `[a-z]`, `\x`.
 
 /// A pattern, read once.
-pub(super) struct Glob(Vec<Piece>);
+pub struct Glob(Vec<Piece>);
 
 enum Piece {
     Any,
@@ -11,7 +11,7 @@ enum Piece {
 }
 
 impl Glob {
-    pub(super) fn new(pattern: &str) -> Glob {
+    pub fn new(pattern: &str) -> Glob {
         let mut pieces = Vec::new();
         let mut rest = pattern.bytes().peekable();
         while let Some(byte) = rest.next() {
@@ -49,7 +49,7 @@ impl Glob {
     }
 
     /// Time is the product of the lengths at worst: only the last `*` is ever tried again.
-    pub(super) fn matches(&self, text: &[u8]) -> bool {
+    pub fn matches(&self, text: &[u8]) -> bool {
         let (mut piece, mut at) = (0, 0);
         let mut star: Option<(usize, usize)> = None;
         loop {

@@ -1,1 +1,0 @@
-//! config.toml, environment, flags → each room's `Options`.

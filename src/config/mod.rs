@@ -1,0 +1,230 @@
+//! config.toml, environment, flags → each room's `Options` (contract §2).
+//!
+//! [`layers`] makes one tree of everything that was set, [`rooms`] reads it key by key, and every fault is found in one go.
+//! What a key is, its unit and its limits stand in `config.toml`, which is compiled in as the defaults.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use crate::{auth, detect, event, http, hub, monitor, session, source, store};
+
+mod ask;
+mod detection;
+mod fault;
+mod layers;
+mod rooms;
+mod source_list;
+mod tree;
+mod url;
+
+pub use ask::Setting;
+pub use fault::{ConfigError, Fault, Origin};
+pub use layers::{DEFAULTS, Sources, find};
+
+/// Everything that is in force. `Debug` shows what [`Config::settings`] shows: no secret.
+#[derive(Clone)]
+pub struct Config {
+    /// The file that was read; `None`: the defaults alone.
+    pub path: Option<PathBuf>,
+    pub event: event::Options,
+    pub detect: detect::Options,
+    pub store: store::Options,
+    auth: auth::Options,
+    secret: Option<auth::Secret>,
+    pub hub: hub::Options,
+    pub session: session::Options,
+    pub http: http::Options,
+    pub monitor: monitor::Options,
+    /// In the order of [`detect::Options::sources`]; the built-in `http` is the last.
+    pub sources: Vec<source::Options>,
+    /// `listen.public`, `listen.ops`; port 0 takes a free one.
+    pub public: SocketAddr,
+    pub ops: SocketAddr,
+    /// After a stop signal everything has so long to end.
+    pub shutdown_grace: Duration,
+    /// `limits.memory`: resident bytes above which new connections are refused.
+    pub memory_bytes_max: u64,
+    pub sign_in: SignIn,
+    pub log: Log,
+    settings: Vec<Setting>,
+    /// What it was made of, to be read again with parts of another one.
+    tree: tree::Table,
+}
+
+/// What signing in will need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignIn {
+    /// `RATE_LIMIT_AUTH` sign-ins per client and `RATE_LIMIT_WINDOW`.
+    pub rate_auth: u32,
+    /// `SESSION_TIMEOUT_MINUTES`: life of an access token.
+    pub session_ttl: Duration,
+    /// `REFRESH_TOKEN_MINUTES`.
+    pub refresh_ttl: Duration,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// `off`, `error`, `warn`, `info`, `debug`, `trace`.
+    pub level: String,
+    pub json: bool,
+}
+
+/// What a reload would change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Diff {
+    /// Keys that are applied at once.
+    pub live: Vec<String>,
+    /// Keys that need a restart.
+    pub restart: Vec<String>,
+}
+
+impl Config {
+    /// Reads everything. Fails with all faults that can be found in one go.
+    pub fn load(sources: Sources) -> Result<Config, ConfigError> {
+        let mut faults = Vec::new();
+        let tree = layers::tree(&sources, &mut faults);
+        let mut config = rooms::read(&tree, faults).map_err(ConfigError::new)?;
+        config.path = sources.path;
+        Ok(config)
+    }
+
+    /// Every key that was read, in the order of the documentation, with its value and where that comes from.
+    pub fn settings(&self) -> &[Setting] {
+        &self.settings
+    }
+
+    /// The signing key, where there is one; it has been held against [`auth::Options::check`].
+    pub fn secret(&self) -> Option<&auth::Secret> {
+        self.secret.as_ref()
+    }
+
+    /// For [`auth::Auth`]; `None` where there is no signing key, which `serve` cannot do without.
+    pub fn auth(&self) -> Option<auth::Options> {
+        Some(self.auth_with(self.secret.clone()?))
+    }
+
+    /// As [`Config::auth`], with a key made by the caller (`demo`).
+    pub fn auth_with(&self, secret: auth::Secret) -> auth::Options {
+        auth::Options { secret, ..self.auth.clone() }
+    }
+
+    /// `store.url` without what may be a password in it.
+    pub fn store_shown(&self) -> String {
+        match &self.store.target {
+            store::Target::Redis(redis) => url::masked(redis),
+            store::Target::Embedded(dir) => format!("embedded:{}", dir.display()),
+        }
+    }
+
+    /// Equal for configurations that make the same alerts of the same entries: sources, metrics, thresholds, severities and the
+    /// times and bounds of the detector. 16 hexadecimal characters.
+    pub fn fingerprint(&self) -> String {
+        const ALONE: [&str; 8] = [
+            "monitor.interval",
+            "monitor.alert_events_at",
+            "monitor.event_alert_ttl",
+            "monitor.suppress",
+            "auth.session_timeout",
+            "limits.sessions",
+            "limits.entities",
+            "monitor.snapshot_interval",
+        ];
+        self.hash(|key| {
+            ["source.", "metrics.", "threshold.", "severity."].iter().any(|section| key.starts_with(section))
+                || ALONE.contains(&key)
+        })
+    }
+
+    /// Changes with every value but secrets, for `auditcast_config_info`. 16 hexadecimal characters.
+    pub fn config_hash(&self) -> String {
+        self.hash(|_| true)
+    }
+
+    fn hash(&self, of: impl Fn(&str) -> bool) -> String {
+        let mut lines: Vec<String> =
+            self.settings.iter().filter(|s| of(&s.key)).map(|s| format!("{} = {}\n", s.key, s.shown)).collect();
+        lines.sort();
+        let mut digest = digest(lines.concat().as_bytes());
+        digest.truncate(16);
+        digest
+    }
+
+    /// Which keys have other values in `new`, and which of them need a restart. Sorted.
+    pub fn diff(old: &Config, new: &Config) -> Diff {
+        let mut diff = Diff::default();
+        let value = |config: &Config, key: &str| -> Option<String> {
+            config.settings.iter().find(|s| s.key == key).map(|s| s.canonical.clone())
+        };
+        let mut keys: Vec<&str> = old.settings.iter().chain(&new.settings).map(|s| s.key.as_str()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        for key in keys {
+            if value(old, key) == value(new, key) {
+                continue;
+            }
+            let place = if is_live(old, new, key) { &mut diff.live } else { &mut diff.restart };
+            place.push(key.to_owned());
+        }
+        diff
+    }
+
+    /// This configuration with what `new` changes at once; what needs a restart stays as it is. Fails where the two do not fit,
+    /// such as a threshold on a metric that only a restart makes.
+    pub fn with_live(&self, new: &Config) -> Result<Config, ConfigError> {
+        let mut tree = self.tree.clone();
+        for section in ["threshold", "severity", "privacy"] {
+            tree.remove(section);
+            if let Some(node) = new.tree.get(section) {
+                tree.set(section, node.clone());
+            }
+        }
+        for path in [["monitor", "alert_events_at"], ["log", "level"]] {
+            if let Some(node) = new.tree.path(&path) {
+                tree.set_path(&path, node.clone());
+            }
+        }
+        if let Some(tree::Value::Table(metrics)) = tree.get_mut("metrics").map(|node| &mut node.value) {
+            for (name, node) in &mut metrics.entries {
+                let tree::Value::Table(metric) = &mut node.value else { continue };
+                if new.tree.path(&["metrics", name]).is_none() {
+                    continue;
+                }
+                for list in ["events", "except"] {
+                    match new.tree.path(&["metrics", name, list]) {
+                        Some(node) => metric.set(list, node.clone()),
+                        None => drop(metric.remove(list)),
+                    }
+                }
+            }
+        }
+        let mut config = rooms::read(&tree, Vec::new()).map_err(ConfigError::new)?;
+        config.path.clone_from(&new.path);
+        Ok(config)
+    }
+}
+
+/// Whether a change of this key is applied without a restart. A list of `[metrics]` only where the metric is in both: a new one
+/// is a new window, which must be filled from the start.
+fn is_live(old: &Config, new: &Config, key: &str) -> bool {
+    if ["threshold.", "severity.", "privacy."].iter().any(|section| key.starts_with(section)) {
+        return true;
+    }
+    if key == "monitor.alert_events_at" || key == "log.level" {
+        return true;
+    }
+    let Some((name, list)) = key.strip_prefix("metrics.").and_then(|rest| rest.rsplit_once('.')) else { return false };
+    let has = |config: &Config| config.tree.path(&["metrics", name]).is_some();
+    matches!(list, "events" | "except") && has(old) && has(new)
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.settings).finish()
+    }
+}
+
+/// SHA-256, hexadecimal.
+fn digest(bytes: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,289 @@
+//! From the tree to each room's `Options`, with every rule that a value must keep.
+
+use std::{net::SocketAddr, time::Duration};
+
+use super::{
+    Config, Log, SignIn,
+    ask::{Ask, Reading, quoted},
+    detection,
+    fault::Fault,
+    source_list,
+    tree::Table,
+    url,
+};
+use crate::{auth, event::Severity, http, hub, monitor, session, store};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
+
+const NAMES_MAX: usize = 256;
+const ORIGINS_MAX: usize = 256;
+const ROLES_MAX: usize = 256;
+
+pub(super) fn severity(text: &str) -> Option<Severity> {
+    Severity::ALL.into_iter().find(|s| s.as_str() == text)
+}
+
+pub(super) fn ask_severity(ask: &Ask<'_>, name: &str) -> Severity {
+    let words = Severity::ALL.map(Severity::as_str);
+    severity(&ask.word(name, &words)).unwrap_or(Severity::High)
+}
+
+/// The rule for names of sources, metrics and thresholds.
+pub(super) fn is_name(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
+
+/// Reads the whole tree. With faults there is no configuration, however much of it could be read.
+pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<Fault>> {
+    let reading = Reading::default();
+    let root = Ask::root(&reading, tree.clone());
+
+    let store_section = root.section("store");
+    let password = store_section.secret("password").map(|p| String::from_utf8_lossy(&p).into_owned());
+    let (store_target, prefix, lease_ttl) = store_place(&store_section, password.as_deref());
+    let (dead_letters_max, commits_max, intake_max) = (
+        store_section.integer("dead_letters", 100, 1_000_000),
+        store_section.integer("commits", 1000, 10_000_000),
+        store_section.integer("intake", 1000, 100_000_000),
+    );
+    store_section.done();
+
+    let listen = root.section("listen");
+    let public = address(&listen, "public");
+    let ops = address(&listen, "ops");
+    if public == ops && public.port() != 0 {
+        listen.fault("ops", format!("expected another address than listen.public, found {public} for both"));
+    }
+    let external_url = optional(&listen, "external_url", "a URL such as \"https://auditcast.example\"", url::http_url);
+    let cors_origins = origins(&listen);
+    let security_headers = listen.boolean("security_headers");
+    let header_timeout = listen.duration("header_timeout", MS * 100, MINUTE * 5);
+    let shutdown_grace = listen.duration("shutdown_grace", SECOND, MINUTE * 10);
+    listen.done();
+
+    let monitor_section = root.section("monitor");
+    let loop_times = detection::Times::read(&monitor_section);
+    let monitor = monitor::Options {
+        source_lag_max: monitor_section.duration("max_source_lag", SECOND, HOUR),
+        lease_ttl,
+        checkpoint_interval: monitor_section.duration("checkpoint_interval", SECOND, HOUR),
+        batch_max: monitor_section.count("batch", 1, 10_000),
+    };
+    monitor_section.done();
+
+    let alerts = root.section("alerts");
+    let alerts_retention = alerts.duration("retention", HOUR, DAY * 3650);
+    let alerts_max = alerts.integer("max", 1000, 100_000_000);
+    alerts.done();
+
+    let auth_section = root.section("auth");
+    let (auth, secret) = auth_options(&auth_section);
+    let session_timeout = auth_section.duration("session_timeout", MINUTE, DAY * 30);
+    let refresh_ttl = auth_section.duration("refresh_ttl", MINUTE, DAY * 3650);
+    auth_section.done();
+
+    let limits = root.section("limits");
+    let connections_max = limits.count("connections", 1, 1_000_000);
+    let connections_per_user_max = limits.count("connections_per_user", 1, 100_000);
+    let sockets_max = limits.count("sockets", 16, 2_000_000);
+    let sessions_max = limits.count("sessions", 100, 10_000_000);
+    let entities_max = limits.count("entities", 100, 10_000_000);
+    let memory_bytes_max = limits.size("memory", 64 << 20, 1 << 40);
+    let frame_bytes_max = to_usize(limits.size("frame_bytes", 1 << 10, 1 << 20));
+    let body_bytes_max = to_usize(limits.size("body_bytes", 1 << 10, 64 << 20));
+    let rate_general = to_u32(limits.integer("rate_general", 1, 1_000_000));
+    let rate_auth = to_u32(limits.integer("rate_auth", 1, 1_000_000));
+    let rate_window = limits.duration("rate_window", SECOND, DAY);
+    limits.done();
+
+    let mut allowed = cors_origins.clone();
+    allowed.extend(external_url.as_deref().and_then(url::origin_of).filter(|own| !cors_origins.contains(own)));
+    let feed = root.section("feed");
+    let session = session::Options {
+        events_rate: to_u32(feed.integer("events_rate", 1, 100_000)),
+        ping_interval: feed.duration("ping_interval", SECOND, MINUTE * 5),
+        idle_timeout: feed.duration("idle_timeout", SECOND * 2, HOUR),
+        auth_timeout: feed.duration("auth_timeout", MS * 100, MINUTE),
+        frame_bytes_max,
+        connections_max,
+        connections_per_user_max,
+        write_timeout: feed.duration("write_timeout", SECOND, MINUTE * 10),
+        drain_window: feed.duration("drain_window", Duration::ZERO, MINUTE * 10),
+        origins: allowed,
+    };
+    if session.ping_interval >= session.idle_timeout {
+        // Otherwise a client that is well would be taken for silent.
+        let name = if feed.origin("ping_interval").is_default() { "idle_timeout" } else { "ping_interval" };
+        feed.fault(name, "expected feed.ping_interval to be shorter than feed.idle_timeout");
+    }
+    let hub = hub::Options { ring: feed.count("ring", 100, 1_000_000), events_ring: feed.count("events_ring", 100, 1_000_000) };
+    feed.done();
+
+    let sources = source_list::read(&root.section("source"), &prefix);
+    let (event, own_metrics) = detection::event_options(&root);
+    let detect = detection::detect_options(&root, &loop_times, &own_metrics, |detect| {
+        detect.session_timeout_ms = detection::ms(session_timeout);
+        detect.sessions_max = sessions_max;
+        detect.entities_max = entities_max;
+        detect.sources = sources.iter().map(|s| s.name.clone()).collect();
+        detect.external_url.clone_from(&external_url);
+    });
+
+    let encryption = root.section("encryption");
+    encryption.secret("key");
+    encryption.word("algorithm", &["AES-256-GCM"]);
+    encryption.done();
+
+    let log_section = root.section("log");
+    let log = Log {
+        level: log_section.word("level", &["off", "error", "warn", "info", "debug", "trace"]),
+        json: log_section.word("format", &["text", "json"]) == "json",
+    };
+    log_section.done();
+    root.done();
+
+    faults.extend(reading.faults.into_inner());
+    let Some(target) = store_target.filter(|_| faults.is_empty()) else { return Err(faults) };
+    let store =
+        store::Options { target, prefix, lease_ttl, alerts_retention, alerts_max, dead_letters_max, commits_max, intake_max };
+    Ok(Config {
+        path: None,
+        event,
+        detect,
+        store,
+        auth,
+        secret,
+        hub,
+        session,
+        http: http::Options {
+            external_url,
+            cors_origins,
+            security_headers,
+            header_timeout,
+            body_bytes_max,
+            sockets_max,
+            rate_general,
+            rate_window,
+        },
+        monitor,
+        sources,
+        public,
+        ops,
+        shutdown_grace,
+        memory_bytes_max,
+        sign_in: SignIn { rate_auth, session_ttl: session_timeout, refresh_ttl },
+        log,
+        settings: reading.settings.into_inner(),
+        tree: tree.clone(),
+    })
+}
+
+fn to_usize(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+fn to_u32(n: u64) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+fn store_place(ask: &Ask<'_>, password: Option<&str>) -> (Option<store::Target>, String, Duration) {
+    let written = ask.masked("url", "a URL such as \"redis://127.0.0.1:6379/0\"", url::masked);
+    let target = written.and_then(|written| url::store_target(&written, password).map_err(|text| ask.fault("url", text)).ok());
+    // One hash slot (contract §9): what stands in the first braces decides it, so there must be something.
+    let expected = "1 to 64 characters that begin with a name in braces, such as \"{auditcast}\"";
+    let prefix = ask.text_where("prefix", expected, |text| {
+        let inner = text.strip_prefix('{').and_then(|rest| rest.split_once('}')).map(|(inner, _)| inner);
+        text.len() <= 64
+            && inner.is_some_and(|inner| !inner.is_empty())
+            && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'*' | b'?' | b'[' | b']' | b'\\' | b'"'))
+    });
+    (target, prefix, ask.duration("lease_ttl", SECOND, MINUTE * 5))
+}
+
+fn address(ask: &Ask<'_>, name: &str) -> SocketAddr {
+    let expected = "an address and a port, such as \"127.0.0.1:8787\"";
+    ask.parsed(name, expected, |text| text.trim().parse().ok()).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)))
+}
+
+/// A text where `""` is none.
+fn optional<T>(ask: &Ask<'_>, name: &str, expected: &str, read: impl Fn(&str) -> Option<T>) -> Option<T> {
+    ask.parsed(name, expected, |text| if text.is_empty() { Some(None) } else { read(text).map(Some) }).flatten()
+}
+
+fn origins(ask: &Ask<'_>) -> Vec<String> {
+    let mut origins: Vec<String> = Vec::new();
+    for (text, origin) in ask.texts("cors_origins") {
+        match url::origin_of(&text) {
+            Some(read) if origins.len() < ORIGINS_MAX => {
+                if !origins.contains(&read) {
+                    origins.push(read);
+                }
+            }
+            Some(_) => return ask_too_many(ask, "cors_origins", ORIGINS_MAX, origins),
+            None => {
+                let text = format!("expected an origin such as \"https://admin.example\", found {}", quoted(&text));
+                ask.fault_at(origin, &ask.key("cors_origins"), text);
+            }
+        }
+    }
+    origins
+}
+
+fn ask_too_many<T>(ask: &Ask<'_>, name: &str, most: usize, got: T) -> T {
+    ask.fault(name, format!("expected at most {most} of them"));
+    got
+}
+
+/// Names of members of events, for `[privacy]`.
+pub(super) fn member_names(ask: &Ask<'_>, name: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    for (text, origin) in ask.texts(name) {
+        if text.trim().is_empty() || text.len() > 256 {
+            ask.fault_at(origin, &ask.key(name), format!("expected names of 1 to 256 bytes, found {}", quoted(&text)));
+        } else {
+            names.push(text);
+        }
+    }
+    if names.len() > NAMES_MAX { ask_too_many(ask, name, NAMES_MAX, names) } else { names }
+}
+
+/// The key is kept apart: only `serve` and `token issue` cannot do without one.
+fn auth_options(ask: &Ask<'_>) -> (auth::Options, Option<auth::Secret>) {
+    let secret = ask.secret("secret").map(auth::Secret);
+    if let Some(Err(text)) = secret.as_ref().map(auth::Options::check) {
+        ask.fault("secret", text);
+    }
+    let some_text = |text: &str| (text.len() <= 512 && !text.chars().any(char::is_control)).then(|| text.to_owned());
+    let mut auth = auth::Options {
+        secret: auth::Secret(Vec::new()),
+        issuer: optional(ask, "issuer", "a text of at most 512 bytes", some_text),
+        audience: optional(ask, "audience", "a text of at most 512 bytes", some_text),
+        leeway: ask.duration("leeway", Duration::ZERO, auth::LEEWAY_MAX),
+        max_age: ask.duration("max_age", MINUTE, DAY * 3650),
+        roles: Default::default(),
+    };
+    let roles = ask.section("roles");
+    for name in roles.names() {
+        if name.is_empty() || name.len() > 128 || name.chars().any(char::is_control) {
+            ask.fault("roles", format!("expected names of 1 to 128 bytes, found {}", quoted(&name)));
+        }
+        let permissions = roles.texts(&name);
+        for (permission, origin) in &permissions {
+            if permission.is_empty() || permission.len() > 128 || !permission.bytes().all(|b| b.is_ascii_graphic()) {
+                let text = format!("expected a permission such as \"audit.view\", found {}", quoted(permission));
+                roles.fault_at(origin.clone(), &roles.key(&name), text);
+            }
+        }
+        // Names count without case (contract §10); a variable can only write lower case.
+        auth.roles.insert(name.to_uppercase(), permissions.into_iter().map(|(p, _)| p).collect());
+    }
+    if auth.roles.len() > ROLES_MAX {
+        ask.fault("roles", format!("expected at most {ROLES_MAX} roles"));
+    }
+    roles.done();
+    (auth, secret)
+}

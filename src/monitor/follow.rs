@@ -1,0 +1,210 @@
+//! Following: the commit log says which entries every slot held; the state machine takes the same.
+
+use std::collections::BTreeMap;
+
+use tokio::time::Instant;
+
+use super::{
+    End, Monitor, Role, State,
+    engine::{Effects, Engine, EventSink, Mark},
+    streams::{Feeds, Hole, Stream},
+};
+use crate::{
+    detect::{self, GapReason, Item, Step},
+    event::EntryId,
+    metrics::unix_ms,
+    store::{CommitRecord, Entry, Store, StoreError},
+    wire,
+};
+
+/// Entries asked of a stream at a time.
+const PAGE: usize = 1000;
+
+/// Takes the entries of one commit record in, silently: their effects are stored. Gives how many they were.
+pub(super) async fn apply(
+    store: &Store,
+    engine: &mut Engine,
+    before: u64,
+    record: &CommitRecord,
+    lost: &mut Vec<(String, Hole)>,
+    mut sink: EventSink<'_>,
+) -> Result<u64, StoreError> {
+    let taken: BTreeMap<String, u64> = record
+        .marks
+        .iter()
+        .filter_map(|mark| match serde_json::from_value(mark.clone()) {
+            Ok(Mark::Taken(taken)) => Some(taken),
+            _ => None,
+        })
+        .next()
+        .unwrap_or_default();
+    // Without the record before this one nobody knows where its entries begin: it is where we begin.
+    let first_known = before == 0 && record.n > 1;
+    let mut items = Vec::new();
+    for (key, done) in &record.done {
+        let index = match engine.stream_index(key) {
+            Some(index) => index,
+            None => match engine.source_of(key) {
+                Some(source) => engine.add_stream(Stream::new(key.clone(), Feeds::Source(source), *done)),
+                None => continue,
+            },
+        };
+        let expected = taken.get(key).copied().unwrap_or(0);
+        let from = engine.streams[index].done;
+        if expected == 0 || *done <= from || first_known {
+            engine.streams[index].move_to(*done);
+            continue;
+        }
+        let mut after = from;
+        let mut found = 0;
+        while after < *done {
+            let page = store.stream_range(key, after, *done, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = last.id;
+            found += page.len() as u64;
+            let short = page.len() < PAGE;
+            items.extend(page.into_iter().map(|entry| (index, entry)));
+            if short {
+                break;
+            }
+        }
+        if found < expected {
+            let hole = Hole { reason: GapReason::Trimmed, from, to: Some(*done), missed: Some(expected - found) };
+            lost.push((key.clone(), hole));
+        }
+    }
+    let entries = items.len() as u64;
+    let mut effects = Effects::default();
+    let last_slot = engine.detector.last_slot();
+    if first_known {
+        engine.detector.skip_to(record.slot);
+    } else {
+        let interval = engine.interval_ms();
+        for step in detect::replay(replay_items(engine, items), record.slot, record.time, last_slot, interval) {
+            take_step(engine, step, record.time, &mut effects, &mut sink);
+            effects.alerts.clear();
+            effects.dead_letters.clear();
+        }
+    }
+    engine.apply_marks(record, &mut effects.alerts);
+    for (key, done) in &record.done {
+        if let Some(index) = engine.stream_index(key) {
+            let stream = &mut engine.streams[index];
+            if stream.done < *done {
+                stream.move_to(*done);
+            }
+        }
+    }
+    for stream in &mut engine.streams {
+        stream.moved = false;
+        stream.taken = 0;
+    }
+    Ok(entries)
+}
+
+fn replay_items(engine: &Engine, items: Vec<(usize, Entry)>) -> Vec<Item<(usize, Entry)>> {
+    items
+        .into_iter()
+        .map(|(index, entry)| Item { stream: engine.streams[index].key.as_str().into(), entry: entry.id, item: (index, entry) })
+        .collect()
+}
+
+/// One step of the arrival clock into the engine: the same for live and replay.
+pub(super) fn take_step(
+    engine: &mut Engine,
+    step: Step<(usize, Entry)>,
+    now_ms: u64,
+    effects: &mut Effects,
+    sink: &mut EventSink<'_>,
+) {
+    // A reborrow: the sink outlives the step.
+    let sink: EventSink<'_> = match sink {
+        Some(sink) => Some(&mut **sink),
+        None => None,
+    };
+    match step {
+        Step::Observe { time_ms, item } => {
+            let (index, entry) = item.item;
+            engine.observe(index, &entry, time_ms, entry.id.ms.min(now_ms), None, effects, sink);
+        }
+        Step::Future { time_ms, ahead_ms, item } => {
+            let (index, entry) = item.item;
+            engine.observe(index, &entry, time_ms, now_ms, Some(ahead_ms), effects, sink);
+        }
+        Step::CloseTo(slot_end) => engine.close_to(slot_end, effects),
+    }
+}
+
+impl Monitor {
+    /// Follows the commit log until the lease can be taken.
+    pub(super) async fn follow(&mut self, state: &mut State) -> Result<End, StoreError> {
+        let ttl = self.options.lease_ttl;
+        let mut tail = self.store.tail();
+        let mut next_try = Instant::now();
+        let mut last_record = Instant::now();
+        loop {
+            if self.stop.is_cancelled() {
+                return Ok(End::Stopped);
+            }
+            self.health.beat(unix_ms());
+            if self.settings.has_changed().unwrap_or(false) {
+                let settings = self.settings_now();
+                if let Err(why) = state.engine.reload(settings) {
+                    tracing::warn!("the new settings are not used: {why}");
+                }
+            }
+            if Instant::now() >= next_try {
+                if state.commit > 0 && !self.store.commits(state.commit - 1, 1).await?.iter().any(|r| r.n == state.commit) {
+                    tracing::warn!("the store lost commits that this node has followed: the state is read anew");
+                    return Ok(End::Again);
+                }
+                let lease = self.store.lease(&self.node, state.fence).await?;
+                state.fence = state.fence.max(lease.fence);
+                if lease.node == self.node {
+                    // What the last leader committed before its lease ended must be in the state first.
+                    let recovered = self.store.recover().await?;
+                    if recovered.commit <= state.commit {
+                        state.adopt(&recovered.open);
+                        state.seq = recovered.seq;
+                        return Ok(End::Lead { fence: lease.fence });
+                    }
+                    next_try = Instant::now();
+                } else {
+                    next_try = Instant::now() + std::time::Duration::from_millis(lease.expires_in_ms).min(ttl / 3);
+                    if *self.role.borrow() != Role::Following {
+                        tracing::info!("{} leads; this node follows", lease.node);
+                        self.role.send_replace(Role::Following);
+                    }
+                    self.tell("lease", true, format!("{} leads", lease.node));
+                }
+            }
+            let wait = next_try.saturating_duration_since(Instant::now()).max(std::time::Duration::from_millis(1));
+            let records = tokio::select! {
+                records = tail.commits(state.commit, 200, wait) => records?,
+                () = self.stop.cancelled() => return Ok(End::Stopped),
+            };
+            for record in &records {
+                let slot_before = state.engine.detector.last_slot();
+                let hub = self.hub.clone();
+                let wanted = hub.wants_events();
+                let mut push = |event: &crate::event::Event<'_>, entry: EntryId, source: &str| {
+                    if wanted.is_some_and(|at_least| event.severity >= at_least) {
+                        let frame = wire::event_frame(event, entry, source, entry.ms.min(record.time));
+                        hub.push_event(event.severity, &std::sync::Arc::from(event.kind.normal.as_str()), frame);
+                    }
+                };
+                apply(&self.store, &mut state.engine, state.commit, record, &mut state.lost, Some(&mut push)).await?;
+                state.commit = record.n;
+                last_record = Instant::now();
+                if state.engine.detector.last_slot() > slot_before {
+                    let snapshot = self.crossed_snapshot(slot_before, state.engine.detector.last_slot());
+                    self.publish(&state.engine, snapshot);
+                }
+            }
+            let quiet = last_record.elapsed();
+            let limit = self.stale_after();
+            self.tell("positions", quiet < limit, format!("last commit seen {:.1} s ago", quiet.as_secs_f64()));
+            self.tell("source", true, "read by the leading node".to_owned());
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! The documented defaults are the contract's numbers, and a file or a variable changes exactly what it names.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+
+use auditcast::{
+    config::{Config, Sources},
+    detect::Bound,
+    event::{Lists, Severity},
+    source::{Kind, Start},
+    store::Target,
+};
+
+fn with(env: &[(&str, &str)], file: Option<&str>) -> Config {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file.map(|text| {
+        let path = dir.path().join("config.toml");
+        fs::write(&path, text).unwrap();
+        path
+    });
+    let env = env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    Config::load(Sources { path, env, ..Sources::default() }).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn origin(config: &Config, key: &str) -> String {
+    let setting = config.settings().iter().find(|s| s.key == key).unwrap_or_else(|| panic!("no {key}"));
+    format!("{} {}", setting.shown, setting.origin)
+}
+
+const HOUR_MS: u64 = 3_600_000;
+
+#[test]
+fn defaults_are_the_contracts() {
+    let config = with(&[], None);
+    assert!(matches!(&config.store.target, Target::Redis(url) if url == "redis://127.0.0.1:6379/0"));
+    assert_eq!(config.store.prefix, "{auditcast}");
+    assert_eq!(config.store.lease_ttl, Duration::from_secs(5));
+    assert_eq!(config.store.alerts_retention, Duration::from_secs(90 * 86_400));
+    assert_eq!(config.store.alerts_max, 1_000_000);
+    assert_eq!(config.store.dead_letters_max, 10_000);
+    assert_eq!(config.public.to_string(), "127.0.0.1:8787");
+    assert_eq!(config.ops.to_string(), "127.0.0.1:9787");
+    assert_eq!(config.http.external_url, None);
+    assert!(config.http.security_headers);
+    assert_eq!((config.http.rate_general, config.http.rate_window), (600, Duration::from_secs(60)));
+    assert_eq!(config.http.body_bytes_max, 1 << 20);
+    assert_eq!(config.sign_in.rate_auth, 5);
+    assert_eq!(config.sign_in.session_ttl, Duration::from_secs(30 * 60));
+    assert_eq!(config.sign_in.refresh_ttl, Duration::from_secs(10_080 * 60));
+
+    let detect = &config.detect;
+    assert_eq!((detect.interval_ms, detect.snapshot_interval_ms), (5_000, 60_000));
+    assert_eq!((detect.alert_events_at, detect.event_alert_ttl_ms, detect.suppress_ms), (Severity::High, HOUR_MS, 0));
+    assert_eq!(detect.session_timeout_ms, 30 * 60_000);
+    assert_eq!(config.monitor.source_lag_max, Duration::from_secs(10));
+    let counts: Vec<(&str, u32, u64)> = detect.counts.iter().map(|c| (c.name.as_str(), c.list, c.window_ms)).collect();
+    assert_eq!(
+        counts,
+        [
+            ("failed_logins_last_hour", 0, HOUR_MS),
+            ("rate_limit_violations", 2, HOUR_MS),
+            ("permission_violations", 3, HOUR_MS),
+            ("suspicious_activities", 4, HOUR_MS),
+            ("session_timeouts", 5, HOUR_MS),
+        ]
+    );
+    let windows = ["auth_success_ratio", "error_ratio", "events_by_category", "events_by_severity", "operation_p95_seconds"];
+    assert_eq!(detect.windows_ms, windows.map(|name| (name.to_owned(), HOUR_MS)).into());
+
+    let [logins, limits] = &detect.thresholds[..] else { panic!("{:?}", detect.thresholds) };
+    assert_eq!((logins.name.as_str(), logins.metric.as_str()), ("high_failed_login_rate", "failed_logins_last_hour"));
+    assert_eq!((logins.bound, logins.clear_at, logins.severity), (Bound::Above(50.0), 50.0, Severity::High));
+    assert_eq!((logins.for_ms, logins.keep_firing_for_ms, logins.min_count), (0, 300_000, 0));
+    assert_eq!(logins.message.as_deref(), Some("High failed login rate detected: {value} in last hour"));
+    assert_eq!((limits.name.as_str(), limits.metric.as_str()), ("high_rate_limit_violations", "rate_limit_violations"));
+    assert_eq!((limits.bound, limits.clear_at, limits.severity), (Bound::Above(100.0), 100.0, Severity::Medium));
+    assert_eq!(limits.message.as_deref(), Some("High rate limit violations: {value}"));
+    assert!(logins.enabled && limits.enabled);
+
+    assert_eq!(config.session.events_rate, 500);
+    assert_eq!(config.session.ping_interval, Duration::from_secs(25));
+    assert_eq!(config.session.idle_timeout, Duration::from_secs(60));
+    assert_eq!(config.session.auth_timeout, Duration::from_secs(5));
+    assert_eq!(config.session.frame_bytes_max, 16 << 10);
+    assert_eq!(config.session.connections_per_user_max, 20);
+
+    assert_eq!(detect.sources, ["audit", "http"]);
+    let [audit, http] = &config.sources[..] else { panic!("{:?}", config.sources) };
+    assert_eq!(audit.kind, Kind::Stream { streams: vec!["audit:events".to_owned()] });
+    assert_eq!(audit.start, Start::Ago(Duration::from_secs(3600)));
+    assert_eq!(http.kind, Kind::Http);
+
+    assert!(config.secret().is_none() && config.auth().is_none());
+    let auth = config.auth_with(auditcast::auth::Secret(vec![7; 32]));
+    assert_eq!(auth.max_age, Duration::from_secs(24 * 3600));
+    assert!(auth.leeway <= Duration::from_secs(60));
+    assert_eq!(auth.roles["ADMIN"].len(), 8);
+    assert!(auth.roles["ADMIN"].contains(&"audit.view".to_owned()));
+    assert_eq!(auth.roles["OBSERVER"], ["session.view", "data.view"]);
+    assert_eq!((config.log.level.as_str(), config.log.json), ("info", false));
+}
+
+#[test]
+fn lists_of_the_contract_stand_at_their_bits() {
+    let event = with(&[], None).event;
+    let counts: Vec<(usize, usize)> = event.lists.iter().map(|l| (l.events.len(), l.except.len())).collect();
+    assert_eq!(counts, [(22, 10), (17, 0), (4, 12), (12, 0), (24, 0), (5, 0), (3, 0), (12, 0)]);
+    let first = |list: Lists| event.lists[list.0.trailing_zeros() as usize].events[0].as_str();
+    assert_eq!(first(Lists::FAILED_LOGIN), "auth_fail*");
+    assert_eq!(first(Lists::SUCCESSFUL_LOGIN), "login");
+    assert_eq!(first(Lists::RATE_LIMIT), "*rate_limit*");
+    assert_eq!(first(Lists::PERMISSION), "*permission_denied");
+    assert_eq!(first(Lists::SUSPICIOUS), "auth_multiple_failed_attempts");
+    assert_eq!(first(Lists::SESSION_TIMEOUT), "*session_timeout");
+    assert_eq!(first(Lists::SESSION_OPEN), "*session_created");
+    assert_eq!(first(Lists::SESSION_END), "*session_destroyed");
+    assert!(event.table && !event.event_may_lower);
+}
+
+#[test]
+fn a_file_changes_what_it_names() {
+    let config = with(
+        &[],
+        Some(
+            r#"
+[[source]]
+name = "app"
+kind = "stream"
+streams = ["app:*"]
+start = "earliest"
+timezone = "Europe/Madrid"
+
+[[source]]
+name = "guide"
+kind = "keys"
+
+[metrics.failed_logins_last_hour]
+window = "30m"
+
+[metrics.payments]
+events = ["payment_*"]
+
+[[threshold]]
+name = "high_failed_login_rate"
+below = 5
+clear_at = 8
+
+[[threshold]]
+name = "payments_stopped"
+metric = "payments"
+below = 1
+for = "10m"
+labels = { team = "shop" }
+
+[severity.overrides]
+"payroll_*" = "critical"
+"pay*" = "low"
+"#,
+        ),
+    );
+    assert_eq!(config.detect.sources, ["app", "guide", "http"]);
+    assert_eq!(config.sources[0].start, Start::Earliest);
+    assert_eq!(config.sources[1].kind, Kind::Keys { pattern: "audit:event:*".to_owned() });
+    assert_eq!(config.sources[1].start, Start::Now);
+    let logins = &config.detect.thresholds[0];
+    assert_eq!((logins.bound, logins.clear_at, logins.severity), (Bound::Below(5.0), 8.0, Severity::High));
+    assert_eq!(logins.message.as_deref(), Some("High failed login rate detected: {value} in last hour"));
+    let own = &config.detect.thresholds[2];
+    assert_eq!((own.for_ms, own.message.as_deref(), own.severity), (600_000, None, Severity::Medium));
+    assert_eq!(own.labels["team"], "shop");
+    assert_eq!(config.detect.counts[0].window_ms, 1_800_000);
+    let payments = &config.detect.counts[5];
+    assert_eq!((payments.name.as_str(), payments.list, payments.window_ms), ("payments", Lists::FIRST_OWN, HOUR_MS));
+    assert_eq!(config.event.lists[8].events, ["payment_*"]);
+    assert_eq!(config.event.lists[0].events.len(), 22, "the default's list stays");
+    let overrides: Vec<_> = config.event.overrides.iter().map(|(p, s)| (p.as_str(), *s)).collect();
+    assert_eq!(overrides, [("payroll_*", Severity::Critical), ("pay*", Severity::Low)], "in the file's order");
+}
+
+#[test]
+fn the_guides_variables_count() {
+    let config = with(
+        &[
+            ("REDIS_URL", "redis://redis.internal:6380/2"),
+            ("REDIS_PASSWORD", "s3cret/pw"),
+            ("JWT_SECRET_KEY", "0123456789abcdef0123456789abcdef"),
+            ("JWT_EXPIRATION_HOURS", "12"),
+            ("SESSION_TIMEOUT_MINUTES", "45"),
+            ("REFRESH_TOKEN_MINUTES", "60"),
+            ("RATE_LIMIT_GENERAL", "10"),
+            ("RATE_LIMIT_AUTH", "3"),
+            ("RATE_LIMIT_WINDOW", "30"),
+            ("AUDIT_LOG_RETENTION_DAYS", "30"),
+            ("AUDIT_LOG_LEVEL", "WARNING"),
+            ("SECURITY_HEADERS_ENABLED", "False"),
+            ("CORS_ORIGINS", "https://a.example, https://B.example:443/"),
+            ("ENCRYPTION_KEY", "an-archive-key"),
+            ("ENCRYPTION_ALGORITHM", "AES-256-GCM"),
+            ("HOME", "/nowhere"),
+        ],
+        None,
+    );
+    assert!(matches!(&config.store.target, Target::Redis(url) if url == "redis://:s3cret%2Fpw@redis.internal:6380/2"));
+    assert_eq!(config.store_shown(), "redis://***@redis.internal:6380/2");
+    let auth = config.auth().expect("a signing key is set");
+    assert_eq!(auth.max_age, Duration::from_secs(12 * 3600));
+    assert_eq!(config.detect.session_timeout_ms, 45 * 60_000);
+    assert_eq!(config.sign_in.refresh_ttl, Duration::from_secs(3600));
+    assert_eq!((config.http.rate_general, config.sign_in.rate_auth), (10, 3));
+    assert_eq!(config.http.rate_window, Duration::from_secs(30));
+    assert_eq!(config.store.alerts_retention, Duration::from_secs(30 * 86_400));
+    assert_eq!(config.log.level, "warn");
+    assert!(!config.http.security_headers);
+    assert_eq!(config.http.cors_origins, ["https://a.example", "https://b.example"]);
+    assert_eq!(config.session.origins, config.http.cors_origins);
+    let debug = format!("{config:?}");
+    for secret in ["s3cret", "0123456789abcdef", "an-archive-key"] {
+        assert!(!debug.contains(secret), "{secret} shows in Debug");
+        assert!(config.settings().iter().all(|s| !s.shown.contains(secret)), "{secret} shows");
+    }
+}
+
+#[test]
+fn flags_win_over_variables_over_the_file_over_defaults() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.toml");
+    fs::write(
+        &path,
+        "[monitor]\ninterval = \"2s\"\nsuppress = \"1s\"\n[listen]\npublic = \"127.0.0.1:1\"\nops = \"127.0.0.1:2\"\n",
+    )
+    .unwrap();
+    let env_file = dir.path().join(".env");
+    fs::write(&env_file, "AUDITCAST__MONITOR__INTERVAL=3s\nRATE_LIMIT_AUTH=9 # nine\nREDIS_URL=\"redis://file:1\"\n").unwrap();
+    let env: BTreeMap<String, String> = [
+        ("AUDITCAST__MONITOR__INTERVAL", "4s"),
+        ("AUDITCAST__LISTEN__OPS", "127.0.0.1:3"),
+        ("AUDITCAST__THRESHOLD__HIGH_FAILED_LOGIN_RATE__ABOVE", "80"),
+        ("AUDITCAST__SOURCE__AUDIT__STREAMS", "[\"a\", \"b\"]"),
+        ("AUDITCAST__SEVERITY__OVERRIDES", "{ \"x_*\" = \"low\" }"),
+        ("JWT_SECRET_KEY", ""),
+    ]
+    .into_iter()
+    .map(|(n, v)| (n.to_owned(), v.to_owned()))
+    .collect();
+    let overrides = vec![("listen.public".to_owned(), "127.0.0.1:0".to_owned(), "--port".to_owned())];
+    let config = Config::load(Sources { path: Some(path.clone()), env, env_file: Some(env_file.clone()), overrides }).unwrap();
+    let file = path.display();
+    for (key, wanted) in [
+        ("monitor.interval", "\"4s\" environment AUDITCAST__MONITOR__INTERVAL".to_owned()),
+        ("monitor.suppress", format!("\"1s\" {file}:3")),
+        ("listen.public", "\"127.0.0.1:0\" command line --port".to_owned()),
+        ("listen.ops", "\"127.0.0.1:3\" environment AUDITCAST__LISTEN__OPS".to_owned()),
+        ("limits.rate_auth", format!("9 {} RATE_LIMIT_AUTH", env_file.display())),
+        ("store.url", format!("\"redis://file:1\" {} REDIS_URL", env_file.display())),
+        (
+            "threshold.high_failed_login_rate.above",
+            "80 environment AUDITCAST__THRESHOLD__HIGH_FAILED_LOGIN_RATE__ABOVE".to_owned(),
+        ),
+        ("source.audit.streams", "[\"a\", \"b\"] environment AUDITCAST__SOURCE__AUDIT__STREAMS".to_owned()),
+        ("severity.overrides.x_*", "\"low\" environment AUDITCAST__SEVERITY__OVERRIDES".to_owned()),
+    ] {
+        assert_eq!(origin(&config, key), wanted, "{key}");
+    }
+    assert!(origin(&config, "monitor.max_source_lag").starts_with("\"10s\" default"));
+    assert!(config.secret().is_none(), "an empty variable is not set");
+}
+
+#[test]
+fn secrets_may_stand_in_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("jwt");
+    fs::write(&secret, "0123456789abcdef0123456789abcdef\n").unwrap();
+    let secret = secret.to_str().unwrap();
+    for name in ["JWT_SECRET_KEY_FILE", "AUDITCAST__AUTH__SECRET_FILE"] {
+        let config = with(&[(name, secret)], None);
+        assert_eq!(config.secret().map(|s| s.0.len()), Some(32), "{name}: without the newline");
+        assert_eq!(origin(&config, "auth.secret"), format!("\"***\" environment {name}"));
+    }
+}
+
+#[test]
+fn the_default_file_given_as_a_file_changes_nothing() {
+    let named = Config::load(Sources {
+        path: Some(PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml"))),
+        ..Sources::default()
+    })
+    .unwrap();
+    let built_in = with(&[], None);
+    assert_eq!(Config::diff(&built_in, &named), Default::default());
+    assert_eq!(built_in.fingerprint(), named.fingerprint());
+    assert_eq!(built_in.config_hash(), named.config_hash());
+}
+
+#[test]
+fn a_reload_tells_what_is_live_from_what_needs_a_restart() {
+    let old = with(&[], Some("[metrics.payments]\nevents = [\"payment_*\"]\n"));
+    let new = with(
+        &[("JWT_SECRET_KEY", "0123456789abcdef0123456789abcdef")],
+        Some(
+            "[metrics.payments]\nevents = [\"pay_*\"]\nwindow = \"2h\"\n[metrics.orders]\nevents = [\"order_*\"]\n\
+             [monitor]\ninterval = \"1s\"\nalert_events_at = \"low\"\n[log]\nlevel = \"debug\"\n[privacy]\nmask = [\"iban\"]\n\
+             [[threshold]]\nname = \"high_failed_login_rate\"\nabove = 80\n[alerts]\nretention = \"2160h\"\n",
+        ),
+    );
+    let diff = Config::diff(&old, &new);
+    assert_eq!(
+        diff.live,
+        [
+            "log.level",
+            "metrics.payments.events",
+            "monitor.alert_events_at",
+            "privacy.mask",
+            "threshold.high_failed_login_rate.above"
+        ]
+    );
+    assert_eq!(diff.restart, ["auth.secret", "metrics.orders.events", "metrics.payments.window", "monitor.interval"]);
+    let applied = old.with_live(&new).unwrap();
+    assert_eq!(Config::diff(&old, &applied).restart, [""; 0]);
+    assert_eq!(Config::diff(&old, &applied).live, diff.live);
+    assert_eq!(Config::diff(&applied, &new).live, [""; 0]);
+    assert_eq!(applied.detect.thresholds[0].bound, Bound::Above(80.0));
+    assert_eq!((applied.detect.interval_ms, applied.detect.counts.len()), (5000, 6));
+    assert_ne!(old.fingerprint(), applied.fingerprint());
+
+    let names_a_new_metric =
+        with(&[], Some("[metrics.orders]\nevents = [\"o_*\"]\n[[threshold]]\nname = \"few\"\nmetric = \"orders\"\nbelow = 1\n"));
+    let error = old.with_live(&names_a_new_metric).unwrap_err().to_string();
+    assert!(error.contains("there is no metric \"orders\""), "{error}");
+}
+
+#[test]
+fn the_fingerprint_is_of_what_decides() {
+    let base = with(&[], None).fingerprint();
+    assert_eq!(base.len(), 16);
+    for (text, same) in [
+        ("[listen]\nops = \"127.0.0.1:1\"\n", true),
+        ("[log]\nlevel = \"debug\"\n", true),
+        ("[monitor]\ninterval = \"5000ms\"\n", true),
+        ("[monitor]\ninterval = \"4s\"\n", false),
+        ("[severity]\ndefaults = \"a\"\n", false),
+        ("[metrics.error_ratio]\nwindow = \"2h\"\n", false),
+        ("[[source]]\nname = \"audit\"\nkind = \"stream\"\nstreams = [\"other\"]\n", false),
+    ] {
+        assert_eq!(with(&[], Some(text)).fingerprint() == base, same, "{text}");
+    }
+}

@@ -1,0 +1,5 @@
+//! The embedded store passes the suite of `tests/suite`.
+
+mod suite;
+
+all_scenarios!(embedded);
