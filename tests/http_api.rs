@@ -55,7 +55,7 @@ async fn the_log_comes_in_pages() {
     let next = first["next"].as_str().unwrap();
     assert_eq!(first["alerts"][1]["pos"], next);
     let second = server.get(&format!("/api/v1/alerts?limit=2&after={next}"), &admin).await.json(200);
-    assert_eq!(ids(&second), [resolved.clone()]);
+    assert_eq!(ids(&second), vec![resolved.clone()]);
     assert!(second.get("next").is_none());
     let head = all["head"].as_str().unwrap();
     assert_eq!(server.get(&format!("/api/v1/alerts?after={head}"), &admin).await.json(200)["alerts"], json!([]));
@@ -168,6 +168,7 @@ async fn events_come_in_and_are_accepted_once() {
     server.post("/api/v1/events", &writer, "{").await.problem(400, "bad_json");
     server.post("/api/v1/events", &writer, "7").await.problem(400, "bad_request");
     server.post("/api/v1/events", &writer, &format!("[{}]", " ".repeat(200_000))).await.problem(413, "too_large");
+    server.post("/api/v1/events", &writer, &" ".repeat(5_000_000)).await.problem(413, "too_large");
     let headers = [("authorization", bearer.as_str()), ("content-type", "text/plain")];
     server.send("POST", "/api/v1/events", &headers, "{}").await.problem(415, "unsupported_type");
 
@@ -353,6 +354,7 @@ async fn one_socket_too_many_is_told_so() {
     ];
     server.until("two sockets are counted", |server| server.metrics.connections.http.get() == 2).await;
     let mut third = tokio::net::TcpStream::connect(server.public).await.unwrap();
+    third.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let mut said = String::new();
     tokio::time::timeout(Duration::from_secs(10), third.read_to_string(&mut said)).await.expect("told in time").unwrap();
     assert!(said.starts_with("HTTP/1.1 503") && said.contains("Retry-After: "), "{said}");
@@ -425,4 +427,41 @@ async fn the_feed_is_behind_its_doors() {
     assert!(said.contains("\"code\":3507"), "{said}");
     server.until("the client is gone", |server| server.metrics.connections.sse.get() == 0).await;
     server.stop().await;
+}
+
+#[tokio::test]
+async fn a_websocket_goes_through_and_is_let_go() {
+    use futures::StreamExt;
+    use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
+
+    let server = start(ServerOptions::default()).await;
+    server.until("the store is known to be up", |server| server.hub.store_up()).await;
+    let mut request = format!("ws://{}/ws", server.public).into_client_request().unwrap();
+    let bearer = format!("Bearer {}", server.token("admin", &[]));
+    request.headers_mut().insert("authorization", bearer.parse().unwrap());
+    let (mut socket, response) = tokio_tungstenite::connect_async(request).await.unwrap();
+    assert_eq!(response.status().as_u16(), 101);
+    let mut frames = Vec::new();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while frames.len() < 2 {
+        let message = tokio::time::timeout_at(deadline, socket.next()).await.expect("frames in time").unwrap().unwrap();
+        if let Message::Text(text) = message {
+            frames.push(serde_json::from_str::<Value>(&text).unwrap());
+        }
+    }
+    assert_eq!((&frames[0]["type"], &frames[1]["type"]), (&json!("hello"), &json!("subscribed")));
+    server.until("its socket is no HTTP any more", |server| server.metrics.connections.http.get() == 0).await;
+    assert_eq!(server.metrics.connections.websocket.get(), 1);
+    let connections = server.get("/api/v1/connections", &server.token("admin", &[])).await.json(200);
+    assert_eq!(connections["connections"][0]["connection"], frames[0]["connection"]);
+
+    let last = async {
+        let mut last = None;
+        while let Some(Ok(message)) = socket.next().await {
+            last = Some(message);
+        }
+        last
+    };
+    let (last, ()) = tokio::join!(last, server.stop());
+    assert!(matches!(last, Some(Message::Close(Some(close))) if u16::from(close.code) == 3001));
 }

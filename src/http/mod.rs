@@ -74,6 +74,8 @@ pub struct State {
 }
 
 impl State {
+    /// `ctx` is what sessions share, with the same store, hub, auth and metrics; `classifier` looks at events that come by HTTP,
+    /// by the same configuration as the monitor's.
     pub fn new(
         options: Options,
         ctx: Arc<session::Context>,
