@@ -177,7 +177,7 @@ fn note(steps: &[Step<()>], last_slot: &mut u64, interval: u64, slots: &mut Slot
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn a_commit_record_gives_every_entry_the_slot_it_had(
         n in 1usize..4,

@@ -4,6 +4,7 @@ mod suite;
 
 use std::{
     process::Command,
+    sync::mpsc::RecvTimeoutError,
     time::{Duration, Instant},
 };
 
@@ -465,6 +466,57 @@ async fn a_commit_whose_answer_was_lost_is_not_taken_twice() {
     assert_eq!(store.log_bounds().await.unwrap().head, 2);
     let next = store.commit(&commit(fence, 2, vec![entry("b", true, 2)])).await.unwrap();
     assert_eq!((next.n, next.seq), (2, 3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_cut_at_any_moment_neither_lose_nor_double_anything() {
+    let engine = Engine::redis();
+    let Engine::Redis(server) = &engine else { unreachable!() };
+    let store = engine.open().await;
+    let fence = fence(&store, "n1").await;
+    let mut client = server.client();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let cutter = std::thread::spawn(move || {
+        let mut cuts = 0;
+        while stopped.recv_timeout(Duration::from_micros(700)) == Err(RecvTimeoutError::Timeout) {
+            let cut: usize =
+                cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").arg("SKIPME").arg("yes").query(&mut client).unwrap();
+            cuts += cut;
+        }
+        cuts
+    });
+    let (mut doubtful, mut accepted, mut retried) = (0, 0, 0);
+    let deadline = Instant::now() + PATIENCE;
+    for n in 1..=400 {
+        let wanted = commit(fence, n, vec![entry("a", true, n)]);
+        let seq = loop {
+            match store.commit(&wanted).await {
+                Ok(done) => break done.seq,
+                Err(StoreError::Unavailable(_)) => retried += 1,
+                Err(other) => panic!("{other:?}"),
+            }
+            assert!(Instant::now() < deadline, "at commit {n} after {retried} retries");
+        };
+        assert_eq!(seq, n, "taken once");
+        let item = IntakeItem { source: "http".into(), dedup: None, body: n.to_string() };
+        match store.intake(&[item], PATIENCE).await {
+            Ok(_) => accepted += 1,
+            Err(StoreError::Unavailable(_)) => doubtful += 1,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    drop(stop);
+    let cuts = cutter.join().unwrap();
+    assert!(cuts > 20, "only {cuts} connections were cut");
+    let log = store.log_read(0, 1000).await.unwrap();
+    let expected: Vec<_> = (1..=400).map(|n| suite::body("a", "firing", n)).collect();
+    assert!(log.iter().map(|e| &e.body).eq(&expected));
+    let taken = store.stream_range(&store.intake_stream(), EntryId::ZERO, EntryId::MAX, 1000).await.unwrap();
+    let mut bodies: Vec<_> = taken.iter().map(|e| &e.fields[1].1).collect();
+    bodies.dedup();
+    assert_eq!(bodies.len(), taken.len(), "none is there twice");
+    assert!((accepted..=accepted + doubtful).contains(&taken.len()), "{accepted} {doubtful} {}", taken.len());
+    eprintln!("{cuts} cuts, {retried} commits asked again, {doubtful} intakes in doubt");
 }
 
 #[tokio::test]

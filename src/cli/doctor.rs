@@ -121,7 +121,7 @@ fn secrets(report: &mut Report, config: &Config) {
     if let Some(path) = &config.path {
         use std::os::unix::fs::PermissionsExt;
         let here = |o: &crate::config::Origin| matches!(o, crate::config::Origin::File { .. });
-        let holds = config.settings().iter().any(|s| s.shown == "\"***\"" && here(&s.origin));
+        let holds = config.settings().iter().any(|s| s.shown.contains("***") && here(&s.origin));
         let open = std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o044 != 0);
         if holds && open {
             let path = path.display();

@@ -77,7 +77,7 @@ pub(super) async fn serve(ctx: Arc<Context>, socket: Socket, place: Connection, 
         lagging: Lagging::No,
     };
     let end = client.run(arrival, subscription).await;
-    client.part(end).await;
+    Box::pin(client.part(end)).await;
 }
 
 struct Open(prometheus::IntGauge);
@@ -132,11 +132,12 @@ impl Client {
         let principal = match arrival {
             Arrival::Admitted(principal) => principal,
             Arrival::Denied(denied) => return End::Denied(denied),
-            Arrival::Token(token) => match admit(&self.ctx, &self.place, &token).await {
+            // What happens once or rarely is boxed: an idle client is as large as the largest thing it may come to wait for.
+            Arrival::Token(token) => match Box::pin(admit(&self.ctx, &self.place, &token)).await {
                 Ok(principal) => principal,
                 Err(denied) => return End::Denied(denied),
             },
-            Arrival::Unknown => match self.first_frame().await {
+            Arrival::Unknown => match Box::pin(self.first_frame()).await {
                 Ok(principal) => principal,
                 Err(end) => return end,
             },
@@ -411,7 +412,7 @@ impl Client {
                     ),
                 }
             }
-            Some(Ok(ClientFrame::Refresh { id, token })) => self.refresh(live, id, &token).await?,
+            Some(Ok(ClientFrame::Refresh { id, token })) => Box::pin(self.refresh(live, id, &token)).await?,
         };
         // Bounded: a client that does not read its answers may not ask for more.
         if live.out.len() >= 1024 {

@@ -31,7 +31,7 @@ class Browser:
             targets = httpx.get(f"http://127.0.0.1:{port}/json/list", trust_env=False).json()
             return next(t["webSocketDebuggerUrl"] for t in targets if t["type"] == "page")
 
-        self.socket = connect(until("Chromium has a page", page, 20), max_size=2**26, proxy=None, ping_interval=None, compression=None)
+        self.socket = connect(until("Chromium has a page", page, 20), max_size=2**26, proxy=None, ping_interval=None, compression=None, legacy=True)
         self.next_id = 0
         #: What the page complained of: console errors, exceptions, refusals of the content security policy.
         self.complaints = []

@@ -16,8 +16,7 @@ PROTOCOL = "auditcast.v1"
 class Client:
     """Connects at once. A refusal over HTTP raises `websockets.exceptions.InvalidStatus`."""
 
-    def __init__(self, base, token=None, how="header", query=None, origin=None, protocols=(PROTOCOL,), headers=None, first=None,
-                 **options):  # fmt: skip
+    def __init__(self, base, token=None, how="header", query=None, origin=None, protocols=(PROTOCOL,), headers=None, **options):  # fmt: skip
         headers = dict(headers or {})
         protocols = list(protocols or ())
         if token is None and how is not None:
@@ -32,7 +31,7 @@ class Client:
             query = dict(query or {}) | {"token": token}
         url = base.replace("http://", "ws://") + "/ws" + (f"?{urlencode(query)}" if query else "")
         options = {"open_timeout": 10, "close_timeout": 2, "max_size": 2**24, "compression": None, "proxy": None,
-                   "ping_interval": None} | options  # fmt: skip
+                   "ping_interval": None, "legacy": True} | options  # fmt: skip
         self.frames = []
         self.times = []
         self.code = None
@@ -40,12 +39,14 @@ class Client:
         self.error = None
         self.changed = threading.Condition()
         self.socket = connect(url, origin=origin, subprotocols=protocols or None, additional_headers=headers, **options)
-        if how == "frame":
-            self.send(type="auth", token=token)
-        if first is not None:
-            self.socket.send(first)
         self.thread = threading.Thread(target=self._read, daemon=True)
         self.thread.start()
+        if how == "frame":
+            try:
+                self.send(type="auth", token=token)
+            except ConnectionClosed:
+                # Refused before the token was there; `closed` tells why.
+                pass
 
     def _read(self):
         try:

@@ -56,7 +56,7 @@ def make_redis(tmp_path, cleanup):
 def make_daemon(tmp_path, cleanup):
     """A node on a store's URL or a RedisServer; not started."""
 
-    def make(store, name="node", env=None, **config):
+    def make(store, /, name="node", env=None, **config):
         url = store if isinstance(store, str) else store.url
         daemon = Daemon(tmp_path / name, url, env=env, name=name, **config)
         if isinstance(store, RedisServer):
@@ -104,12 +104,12 @@ def redis_daemon(redis_server, make_daemon):
 
 def pytest_runtest_makereport(item, call):
     """A failure shows the end of each daemon's log."""
-    if call.when == "call" and call.excinfo is not None:
+    if call.when != "teardown" and call.excinfo is not None:
         base = item.funcargs.get("tmp_path")
         for path in sorted(base.glob("*/*.stderr")) if base else []:
             text = path.read_text(errors="replace")
             if text:
-                item.add_report_section("call", f"log of {path.stem}", text[-4000:])
+                item.add_report_section(call.when, f"log of {path.stem}", text[-4000:])
 
 
 @pytest.fixture(scope="session")

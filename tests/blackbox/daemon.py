@@ -56,7 +56,7 @@ def toml(value, path=()):
 class Daemon:
     """One node. `config` is laid over `DEFAULTS`; `store` is a URL."""
 
-    def __init__(self, directory, store, env=None, name="node", **config):
+    def __init__(self, directory, store, /, env=None, name="node", **config):
         self.directory = Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.name = name
@@ -125,7 +125,10 @@ class Daemon:
         self.launch().listening(timeout)
         self.line("ready", timeout)
         if readyz:
-            until(f"{self.name} is ready", lambda: self.get_ops("/readyz").status_code == 200, timeout)
+            try:
+                until(f"{self.name} is ready", self.ready, timeout)
+            except AssertionError as error:
+                raise AssertionError(f"{error}; /readyz says {self.get_ops('/readyz').text}") from None
         return self
 
     # The process
@@ -227,7 +230,17 @@ class Daemon:
 
     def wait_scalar(self, name, value, timeout=10):
         check = value if callable(value) else (lambda now: now == value)
-        return until(f"{name} is {value} on {self.name}", lambda: [self.scalar(name)] if check(self.scalar(name)) else None, timeout)[0]
+        seen = []
+
+        def reached():
+            seen[:] = [self.scalar(name)]
+            return check(seen[0])
+
+        try:
+            until(f"{name} is {value} on {self.name}", reached, timeout)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; value: {seen}") from None
+        return seen[0]
 
     def log(self, **params):
         """The whole alert log by `GET /alerts`, page by page (contract §7)."""

@@ -47,7 +47,7 @@ def test_one_field_is_an_envelope(redis_daemon, field):
     # Over 24 h from arrival: arrival is used, the text kept.
     assert event["details"]["original_timestamp"] == "2024-01-15T10:30:00"
     assert event["timestamp"] == event["received_at"]
-    assert redis_daemon.metric("auditcast_timestamps_replaced_total", source="app") == 1
+    redis_daemon.wait_metric("auditcast_timestamps_replaced_total", 1, source="app")
     redis_daemon.wait_scalar("active_sessions", 1)
 
 

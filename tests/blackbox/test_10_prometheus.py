@@ -74,7 +74,7 @@ def test_values(daemon):
     assert daemon.metric("auditcast_auth_success_ratio") == 0.5
     assert abs(daemon.metric("auditcast_operation_p95_seconds") - 0.020) <= 0.020 * 0.02
     assert daemon.metric("auditcast_operation_duration_seconds_count") == 1
-    assert daemon.metric("auditcast_connections") == 1
+    assert daemon.metric("auditcast_connections", transport="websocket") == 1
     assert daemon.metric("auditcast_frames_sent_total") >= 3
     assert daemon.metric("auditcast_alert_delivery_seconds_count") == 1
     assert daemon.metric("auditcast_event_processing_seconds_count") == 3

@@ -46,7 +46,7 @@ def test_200_clients(store, make_daemon):
 
         tasks = [asyncio.create_task(follow(daemon.public, tokens.token(user_id=str(n // 10)), heard[n], connected)) for n in range(CLIENTS)]
         await asyncio.wait_for(everybody.wait(), 60)
-        assert daemon.metric("auditcast_connections") == CLIENTS
+        assert daemon.metric("auditcast_connections", transport="websocket") == CLIENTS
         await asyncio.to_thread(daemon.put, {"event_type": "security.injection_attempt", "user_id": "1"})
         stopped = time.monotonic()
         daemon.send_signal(signal.SIGTERM)

@@ -80,7 +80,7 @@ def test_problems(daemon):
 
 def test_an_expired_position_is_gone(store, make_daemon):
     """§6.4: at most `alerts.max` are kept, the oldest go first; §5, §7: a position before them is told to be expired."""
-    daemon = make_daemon(store, alerts={"max": 1000}).start()
+    daemon = make_daemon(store, alerts={"max": 1000}, feed={"ring": 100}).start()
     first = None
     for start in range(0, 1500, 250):
         # Types in turn, so that none has over 100 in one slot.

@@ -128,7 +128,7 @@ def test_watch(daemon):
     with open(daemon.directory / "watch.stderr", "wb") as errors:
         process = subprocess.Popen([BINARY, "watch", "--json"], env=env, cwd=daemon.directory, stdout=subprocess.PIPE, stderr=errors, text=True)
     try:
-        daemon.wait_metric("auditcast_connections", 1)
+        daemon.wait_metric("auditcast_connections", 1, transport="websocket")
         daemon.put({"event_type": "sql_injection", "user_id": "w1"})
         while (frame := json.loads(process.stdout.readline()))["type"] != "security_alert":
             pass

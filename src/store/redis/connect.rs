@@ -290,6 +290,9 @@ impl Link {
         if error.is_connection_dropped() {
             return StoreError::Unavailable(format!("Redis at {at} closed the connection"));
         }
+        if text.contains("certificate") {
+            return StoreError::Refused(format!("Redis at {at} shows a certificate that is not trusted here: {text}"));
+        }
         if error.is_io_error() {
             return StoreError::Unavailable(format!("Redis at {at} cannot be reached: {text}"));
         }
