@@ -558,7 +558,16 @@ impl Monitor {
                     l.state.seq = committed.seq;
                     break;
                 }
-                Err(StoreError::Fenced) => return Err(Halt::Fenced),
+                Err(StoreError::Fenced) => match self.renew(l).await {
+                    // The lease was lost with the store's data, not to another node.
+                    Ok(()) if commit.fence != l.fence => {
+                        self.complete(l, &mut commit);
+                        continue;
+                    }
+                    Ok(()) | Err(Halt::Fenced) => return Err(Halt::Fenced),
+                    Err(Halt::Store(error)) => self.store_down(&mut l.outage, &error),
+                    Err(halt) => return Err(halt),
+                },
                 Err(error) => {
                     self.store_down(&mut l.outage, &error);
                     self.tell_sources(l, false);
@@ -580,13 +589,7 @@ impl Monitor {
                 Err(_) => continue,
             }
             match self.renew(l).await {
-                Ok(()) => {
-                    commit.fence = l.fence;
-                    if l.state.engine.streams.iter().any(|s| s.moved) {
-                        // The store lost its table of positions: all of them go with this commit.
-                        commit.record.done = l.state.engine.streams.iter().map(|s| (s.key.clone(), s.done)).collect();
-                    }
-                }
+                Ok(()) => self.complete(l, &mut commit),
                 Err(Halt::Store(_)) => {}
                 Err(halt) => return Err(halt),
             }
@@ -601,6 +604,14 @@ impl Monitor {
             self.metrics.event_processing.observe(now_ms.saturating_sub(arrival) as f64 / 1000.0);
         }
         Ok(())
+    }
+
+    /// A commit that is tried again, under the fence of now; with all positions, where the store has lost its table of them.
+    fn complete(&self, l: &Leader<'_>, commit: &mut Commit) {
+        commit.fence = l.fence;
+        if l.state.engine.streams.iter().any(|s| s.moved) {
+            commit.record.done = l.state.engine.streams.iter().map(|s| (s.key.clone(), s.done)).collect();
+        }
     }
 
     async fn checkpoint(&mut self, l: &mut Leader<'_>) -> Result<(), Halt> {

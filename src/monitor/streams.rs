@@ -152,6 +152,7 @@ impl Stream {
         let Some(info) = info else {
             self.lag = Some(0);
             if !self.existed {
+                self.counted = Some(0);
                 return None;
             }
             self.existed = false;

@@ -20,6 +20,8 @@ use crate::{
 
 /// How often the file is looked at while nothing is added to it.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Files of a directory looked through for one that was rotated away.
+const SIBLINGS_MAX: usize = 10_000;
 /// Read at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
 
@@ -28,6 +30,9 @@ const CHUNK_BYTES: usize = 256 * 1024;
 struct Place {
     device: u64,
     inode: u64,
+    /// Counts the files that this path has been, and the times that one was emptied.
+    #[serde(default)]
+    generation: u64,
     offset: u64,
 }
 
@@ -54,7 +59,7 @@ fn io_error(path: &Path, error: &std::io::Error) -> BridgeError {
 
 async fn follow(options: &Options, path: &Path, store: &Store) -> Result<std::convert::Infallible, BridgeError> {
     let bookmark = format!("file:{}", options.name);
-    let saved: Option<Place> = store.bookmark(&bookmark).await?.and_then(|text| serde_json::from_str(&text).ok());
+    let mut saved: Option<Place> = store.bookmark(&bookmark).await?.and_then(|text| serde_json::from_str(&text).ok());
     let mut first = saved.is_none();
     // Lines older than this are left out of the first reading.
     let since_ms = match options.start {
@@ -69,7 +74,12 @@ async fn follow(options: &Options, path: &Path, store: &Store) -> Result<std::co
             match File::open(path) {
                 Ok(file) => {
                     let meta = file.metadata().map_err(|e| io_error(path, &e))?;
-                    open = Some(begin(file, &meta, saved.as_ref(), first && options.start == Start::Now, path)?);
+                    if let Some(rotated) = saved.as_ref().and_then(|saved| rotated_away(path, &meta, saved)) {
+                        // Rotated while nobody looked: what was left in it comes first.
+                        open = Some(rotated);
+                    } else {
+                        open = Some(begin(file, &meta, saved.as_ref(), first && options.start == Start::Now, path)?);
+                    }
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     // A file that comes to be while we look is read whole.
@@ -112,6 +122,8 @@ async fn follow(options: &Options, path: &Path, store: &Store) -> Result<std::co
                     store.intake(batch, SEEN_TTL).await?;
                 }
                 if last {
+                    // Not to be found again as the one that was rotated away.
+                    saved = Some(Place { device: 0, inode: 0, offset: 0, ..at.place.clone() });
                     open = None;
                 }
                 continue;
@@ -119,9 +131,11 @@ async fn follow(options: &Options, path: &Path, store: &Store) -> Result<std::co
             Ok(meta) if meta.len() < at.place.offset => {
                 at.file.seek(SeekFrom::Start(0)).map_err(|e| io_error(path, &e))?;
                 at.place.offset = 0;
+                at.place.generation += 1;
                 at.line_start = 0;
                 at.rest.clear();
                 at.overlong = false;
+                save(store, &bookmark, &at.place).await?;
                 continue;
             }
             _ => {}
@@ -136,17 +150,37 @@ async fn save(store: &Store, bookmark: &str, place: &Place) -> Result<(), Bridge
 }
 
 fn begin(mut file: File, meta: &Metadata, saved: Option<&Place>, at_end: bool, path: &Path) -> Result<Open, BridgeError> {
-    let mut place = Place { device: meta.dev(), inode: meta.ino(), offset: 0 };
+    let mut place = Place { device: meta.dev(), inode: meta.ino(), generation: 0, offset: 0 };
     match saved {
         Some(saved) if saved.device == place.device && saved.inode == place.inode && saved.offset <= meta.len() => {
-            place.offset = saved.offset;
+            place = saved.clone();
         }
+        Some(saved) => place.generation = saved.generation + 1,
         _ if at_end => place.offset = meta.len(),
         _ => {}
     }
     file.seek(SeekFrom::Start(place.offset)).map_err(|e| io_error(path, &e))?;
     let line_start = place.offset;
     Ok(Open { file, place, rest: Vec::new(), line_start, overlong: false })
+}
+
+/// The file that reading stood in, under the name it was given since; `None` where the path is still that file, or it is gone.
+fn rotated_away(path: &Path, now: &Metadata, saved: &Place) -> Option<Open> {
+    if saved.inode == 0 || (now.dev(), now.ino()) == (saved.device, saved.inode) {
+        return None;
+    }
+    let name = path.file_name()?;
+    let siblings = std::fs::read_dir(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))).ok()?;
+    for sibling in siblings.take(SIBLINGS_MAX).flatten() {
+        if !sibling.file_name().as_encoded_bytes().starts_with(name.as_encoded_bytes()) {
+            continue;
+        }
+        let Ok(meta) = sibling.metadata() else { continue };
+        if (meta.dev(), meta.ino()) == (saved.device, saved.inode) && saved.offset <= meta.len() {
+            return begin(File::open(sibling.path()).ok()?, &meta, Some(saved), false, path).ok();
+        }
+    }
+    None
 }
 
 struct Line {
@@ -202,8 +236,9 @@ fn line_item(options: &Options, line: &Line, since_ms: Option<u64>) -> Option<In
     }
     let hash = digest(&SHA256, text);
     let name: String = hash.as_ref().iter().take(8).map(|b| format!("{b:02x}")).collect();
-    let Place { device, inode, offset } = line.place;
-    Some(item(&options.name, Some(format!("file:{}:{device}-{inode}-{offset}-{name}", options.name)), text))
+    let Place { device, inode, generation, offset } = line.place;
+    let place = format!("file:{}:{device}-{inode}-{generation}-{offset}-{name}", options.name);
+    Some(item(&options.name, Some(place), text))
 }
 
 /// A JSON text or number as plain text.
