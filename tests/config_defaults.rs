@@ -26,6 +26,7 @@ fn origin(config: &Config, key: &str) -> String {
     format!("{} {}", setting.shown, setting.origin)
 }
 
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const HOUR_MS: u64 = 3_600_000;
 
 #[test]
@@ -114,6 +115,16 @@ fn lists_of_the_contract_stand_at_their_bits() {
     assert_eq!(first(Lists::SESSION_OPEN), "*session_created");
     assert_eq!(first(Lists::SESSION_END), "*session_destroyed");
     assert!(event.table && !event.event_may_lower);
+    // The room's own copy, for whoever has no file, is the documented one.
+    assert_eq!(event.lists, auditcast::event::Options::contract().lists);
+    assert_eq!(with(&[], None).auth_with(auditcast::auth::Secret(vec![7; 32])).roles, auditcast::auth::Options::default_roles());
+}
+
+/// What this accepts, the room can make something of; and the other way round for what it refuses.
+#[test]
+fn patterns_are_what_the_classifier_takes() {
+    let file = "[metrics.own]\nevents = [\"Auth.Fail*\", \"a*b*c\", \"*\", \"*é*\"]\n[severity.overrides]\n\"A.b\" = \"low\"\n";
+    assert!(auditcast::event::Classifier::new(with(&[], Some(file)).event).is_ok());
 }
 
 #[test]
@@ -217,6 +228,37 @@ fn the_guides_variables_count() {
         assert!(!debug.contains(secret), "{secret} shows in Debug");
         assert!(config.settings().iter().all(|s| !s.shown.contains(secret)), "{secret} shows");
     }
+}
+
+/// The guides' own files, as they print them. Their sample keys are refused, and nothing else is.
+#[test]
+fn the_guides_files_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(".env");
+    let load = |text: &str| {
+        fs::write(&path, text).unwrap();
+        let path = path.clone();
+        Config::load(Sources { env_file: Some(path), ..Sources::default() }).map_err(|error| error.to_string())
+    };
+    let a = "# JWT Configuration\nJWT_SECRET_KEY=your-super-secure-jwt-secret-key-here\nJWT_EXPIRATION_HOURS=24\n\n\
+             # Encryption Configuration\nENCRYPTION_KEY=your-aes-256-encryption-key-here\nENCRYPTION_ALGORITHM=AES-256-GCM\n\n\
+             # Rate Limiting\nRATE_LIMIT_GENERAL=10\nRATE_LIMIT_AUTH=5\nRATE_LIMIT_WINDOW=60\n\n\
+             # Audit Logging\nAUDIT_LOG_RETENTION_DAYS=90\nAUDIT_LOG_LEVEL=INFO\n\n\
+             # Security Headers\nSECURITY_HEADERS_ENABLED=true\nCORS_ORIGINS=https://your-frontend-domain.com\n\n\
+             # Redis Configuration\nREDIS_URL=redis://localhost:6379/0\nREDIS_PASSWORD=your-redis-password\n";
+    let b = "# JWT Security\nJWT_SECRET_KEY=your-super-secret-jwt-key-here\nENCRYPTION_KEY=your-fernet-encryption-key-here\n\n\
+             # Session Configuration\nSESSION_TIMEOUT_MINUTES=30\nREFRESH_TOKEN_MINUTES=10080  # 7 days\n";
+    for text in [a, b] {
+        let error = load(text).unwrap_err();
+        let sample = "JWT_SECRET_KEY: auth.secret: JWT_SECRET_KEY is the sample text of the guide";
+        assert!(error.contains(sample) && error.lines().count() == 1, "{error}");
+        let own = text.replace("your-super-secure-jwt-secret-key-here", SECRET).replace("your-super-secret-jwt-key-here", SECRET);
+        let config = load(&own).unwrap();
+        assert_eq!(config.sign_in.refresh_ttl, Duration::from_secs(7 * 86_400));
+    }
+    let config = load(&a.replace("your-super-secure-jwt-secret-key-here", SECRET)).unwrap();
+    assert_eq!((config.http.rate_general, config.http.cors_origins.len()), (10, 1));
+    assert!(matches!(&config.store.target, Target::Redis(url) if url == "redis://:your-redis-password@localhost:6379/0"));
 }
 
 #[test]

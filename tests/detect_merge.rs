@@ -109,7 +109,11 @@ enum Op {
     Late(usize, u64),
     Ahead(usize, u64),
     /// Reads every stream that does not fail: at most `count` entries each, `during` are appended between the two clocks.
-    Read { count: usize, during: Vec<usize>, took: u64 },
+    Read {
+        count: usize,
+        during: Vec<usize>,
+        took: u64,
+    },
     Fail(usize, bool),
     Commit,
 }
@@ -173,7 +177,7 @@ fn note(steps: &[Step<()>], last_slot: &mut u64, interval: u64, slots: &mut Slot
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn a_commit_record_gives_every_entry_the_slot_it_had(
         n in 1usize..4,

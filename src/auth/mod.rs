@@ -51,6 +51,9 @@ pub struct Options {
 /// Shortest key accepted, bytes: an HMAC key below its hash's size is the weakest part of a token.
 pub const SECRET_BYTES_MIN: usize = 32;
 
+/// Who waits at the door for longer than this is told to come back.
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Longest leeway accepted.
 pub const LEEWAY_MAX: Duration = Duration::from_secs(60);
 
@@ -136,25 +139,31 @@ impl Auth {
     /// ms. A refusal of kind [`RefusalKind::Unavailable`] means that the store could not be asked.
     pub async fn verify(&self, token: &str, now_ms: u64) -> Result<Principal, Refusal> {
         let mut principal = token::verify(&self.inner.options, token, now_ms)?;
-        if let Some(jti) = principal.jti.clone()
-            && self.is_revoked(&jti, principal.expires_at_ms, now_ms).await?
+        if let Some(jti) = &principal.jti
+            && self.revoked(|seen| seen.contains(jti))
         {
             return Err(Refusal::blacklisted());
         }
-        let own = self.inner.store.permissions(&principal.user_id).await.map_err(unavailable)?;
+        let store = &self.inner.store;
+        let asked = async {
+            let listed = async {
+                match &principal.jti {
+                    Some(jti) => store.blacklisted(jti).await,
+                    None => Ok(false),
+                }
+            };
+            tokio::try_join!(listed, store.permissions(&principal.user_id))
+        };
+        let (listed, own) = match tokio::time::timeout(STORE_TIMEOUT, asked).await {
+            Ok(answers) => answers.map_err(unavailable)?,
+            Err(_) => return Err(unavailable("it did not answer in time")),
+        };
+        if let (Some(jti), true) = (&principal.jti, listed) {
+            self.revoked(|seen| seen.remember(jti, principal.expires_at_ms, now_ms));
+            return Err(Refusal::blacklisted());
+        }
         principal.grant(own);
         Ok(principal)
-    }
-
-    async fn is_revoked(&self, jti: &str, expires_at_ms: u64, now_ms: u64) -> Result<bool, Refusal> {
-        if self.revoked(|seen| seen.contains(jti)) {
-            return Ok(true);
-        }
-        let hit = self.inner.store.blacklisted(jti).await.map_err(unavailable)?;
-        if hit {
-            self.revoked(|seen| seen.remember(jti, expires_at_ms, now_ms));
-        }
-        Ok(hit)
     }
 
     fn revoked<T>(&self, f: impl FnOnce(&mut revoked::Revoked) -> T) -> T {
@@ -169,7 +178,7 @@ impl Auth {
 }
 
 /// The client learns that the store is away, not where it is or what it said.
-fn unavailable(error: crate::store::StoreError) -> Refusal {
+fn unavailable(error: impl fmt::Display) -> Refusal {
     tracing::debug!(%error, "could not ask the store about a token");
     Refusal::new(RefusalKind::Unavailable, "the store cannot be asked at the moment")
 }

@@ -47,7 +47,7 @@ pub struct Global {
     /// Configuration file [default: $AUDITCAST_CONFIG, ./config.toml, /etc/auditcast/config.toml, built-in]
     #[arg(long, global = true, value_name = "PATH")]
     pub config: Option<PathBuf>,
-    /// File of environment variables (NAME=VALUE); the process's own win
+    /// File of environment variables (NAME=VALUE, values with $ in single quotes); the process's own win
     #[arg(long, global = true, value_name = "PATH")]
     pub env_file: Option<PathBuf>,
     /// How auditcast's own log on stderr is written

@@ -1,12 +1,112 @@
 //! `serve`: the daemon.
 
-use clap::Args;
+use std::{sync::Arc, time::Duration};
 
-use super::{Failure, Global};
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{Failure, Global, REVISION, logging, terminal};
+use crate::{
+    config::Config,
+    monitor::Role,
+    server::{self, Handle, Server, ServerError},
+};
+
+/// `ready` is printed when this node leads or follows; where the store is away, after so long all the same: the daemon is up, and
+/// `/readyz` says what it lacks.
+const READY_WAIT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, Default, Args)]
 pub struct Serve {}
 
-pub async fn run(_global: Global, _args: Serve) -> Result<(), Failure> {
-    Err(Failure::run("serve is not wired yet"))
+impl From<ServerError> for Failure {
+    fn from(error: ServerError) -> Failure {
+        match error {
+            ServerError::Usage(text) => Failure::Usage(text),
+            ServerError::Run(text) => Failure::Run(text),
+        }
+    }
+}
+
+pub async fn run(global: Global, _args: Serve) -> Result<(), Failure> {
+    let config = global.load()?;
+    let level = logging::start(&config.log);
+    let shown = config.path.as_ref().map_or("built-in".to_owned(), |p| p.display().to_string());
+    let server = Server::bind(config.clone(), REVISION).await?;
+    terminal::line(&format!("config={shown}"));
+    terminal::line(&format!("store={}", config.store_shown()));
+    terminal::line(&format!("listening public=http://{}", server.public_addr()));
+    terminal::line(&format!("listening ops=http://{}", server.ops_addr()));
+
+    let stop = CancellationToken::new();
+    let handle = server.handle();
+    tokio::spawn(say_ready(handle.clone()));
+    tokio::spawn(stop_on_signal(stop.clone())?);
+    tokio::spawn(reload_on_signal(global, config, handle, level)?);
+    Ok(server.run(stop).await?)
+}
+
+async fn say_ready(mut handle: Handle) {
+    let started = handle.role.wait_for(|role| matches!(role, Role::Leading | Role::Following));
+    if tokio::time::timeout(READY_WAIT, started).await.is_err() {
+        tracing::warn!("the daemon is up, but its store cannot be used yet");
+    }
+    terminal::line("ready");
+}
+
+/// Ends the daemon in order at SIGTERM or Ctrl-C; a second signal ends it at once.
+pub fn stop_on_signal(stop: CancellationToken) -> Result<impl Future<Output = ()> + Send, Failure> {
+    let listen = |kind| signal(kind).map_err(|e| Failure::run(format!("could not listen for signals: {e}")));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        for again in [false, true] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if again {
+                tracing::warn!("told twice to stop: stopping without waiting for anyone");
+                std::process::exit(1);
+            }
+            stop.cancel();
+        }
+    })
+}
+
+/// Reads the configuration again at SIGHUP. A bad one changes nothing and says so; what needs a restart is named.
+fn reload_on_signal(
+    global: Global,
+    mut config: Config,
+    handle: Handle,
+    level: logging::LogLevel,
+) -> Result<impl Future<Output = ()> + Send, Failure> {
+    let mut hangup = signal(SignalKind::hangup()).map_err(|e| Failure::run(format!("could not listen for signals: {e}")))?;
+    Ok(async move {
+        while hangup.recv().await.is_some() {
+            let read = global.load().and_then(|new| {
+                let diff = Config::diff(&config, &new);
+                config.with_live(&new).map(|live| (diff, live)).map_err(Failure::from)
+            });
+            match read {
+                Ok((diff, live)) => {
+                    if !diff.restart.is_empty() {
+                        tracing::warn!("these keys take effect at the next start: {}", diff.restart.join(", "));
+                    }
+                    let what =
+                        if diff.live.is_empty() { "nothing that is applied at once".to_owned() } else { diff.live.join(", ") };
+                    tracing::info!("the configuration was read again; changed: {what}");
+                    level.set(&live.log.level);
+                    handle.metrics.set_config(&server::rules(&live), &live.config_hash());
+                    handle.settings.send_replace(Arc::new(server::settings(&live)));
+                    handle.metrics.config_reload_ok.set(1.0);
+                    config = live;
+                }
+                Err(failure) => {
+                    handle.metrics.config_reload_ok.set(0.0);
+                    tracing::error!("the configuration in force is kept: {failure}");
+                }
+            }
+        }
+    })
 }

@@ -199,7 +199,7 @@ impl<'r> Ask<'r> {
 
     /// A text that may hold a secret: the caller says how it is shown, and what is wrong with it.
     pub fn masked(&self, name: &str, expected: &str, mask: impl Fn(&str) -> String) -> Option<String> {
-        let Some(node) = self.wanted(name, expected) else { return None };
+        let node = self.wanted(name, expected)?;
         match &node.value {
             Value::Text(text) | Value::Raw(text) => {
                 self.note(name, full(&mask(text)), Some(super::digest(text.as_bytes())));

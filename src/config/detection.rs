@@ -120,7 +120,7 @@ impl Times {
             event_alert_ttl: ask.duration("event_alert_ttl", SECOND, DAY * 90),
             suppress: ask.duration("suppress", Duration::ZERO, DAY),
         };
-        if times.interval.subsec_nanos() % 1_000_000 != 0 {
+        if !times.interval.subsec_nanos().is_multiple_of(1_000_000) {
             ask.fault("interval", "expected whole milliseconds");
         }
         if times.snapshot_interval < times.interval {

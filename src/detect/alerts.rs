@@ -6,10 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    Alert, Gap, GapReason, Kind, SourceIx, Status, bits,
-    contributors::evidence_text,
-    ident::identity,
-    read::{cut, ip_of, message_line},
+    Alert, Gap, GapReason, Kind, SourceIx, Status, bits, contributors::evidence_text, cut::cut, ident::identity,
     threshold::RESOLVED,
 };
 use crate::event::{EntryId, Event, Severity};
@@ -105,7 +102,7 @@ impl Alerts {
     /// Raises an event's alert, or counts it in one that stands for it. Answers what there was no room for.
     pub fn event(&mut self, time_ms: u64, o: &Origin<'_>, event: &Event<'_>, limits: Limits, out: &mut Vec<Alert>) -> u64 {
         let event_type = event.kind.normal.as_str();
-        let address = ip_of(event);
+        let address = event.ip_address();
         let mut overflow = 0;
         let sameness = (limits.suppress_ms > 0).then(|| {
             let (user, address) = (event.user_id.as_deref().or(event.username.as_deref()), address.as_deref());
@@ -151,7 +148,7 @@ impl Alerts {
             rule: EVENT.to_owned(),
             event_type: event_type.to_owned(),
             severity: event.severity,
-            message: message_line(event),
+            message: event.message_line(),
             timestamp_ms: event.timestamp_ms,
             received_at_ms: o.entry.ms.min(time_ms),
             value: None,
@@ -367,7 +364,7 @@ impl Alerts {
 
     /// (rule, severity) → open.
     pub fn active(&self) -> impl Iterator<Item = (&str, Severity, u64)> {
-        self.active.iter().filter(|(_, n)| **n > 0).map(|((rule, severity), n)| (rule.as_str(), *severity, *n))
+        self.active.iter().map(|((rule, severity), n)| (rule.as_str(), *severity, *n))
     }
 
     /// Puts right what was read from outside: every index must point to what is there.
@@ -423,8 +420,14 @@ impl Alerts {
     }
 
     fn count_active(&mut self, rule: &str, severity: Severity, more: bool) {
-        let n = self.active.entry((rule.to_owned(), severity)).or_default();
-        *n = if more { *n + 1 } else { n.saturating_sub(1) };
+        let key = (rule.to_owned(), severity);
+        let n = self.active.get(&key).copied().unwrap_or(0);
+        let n = if more { n.saturating_add(1) } else { n.saturating_sub(1) };
+        if n == 0 {
+            self.active.remove(&key);
+        } else {
+            self.active.insert(key, n);
+        }
     }
 }
 

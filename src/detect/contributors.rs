@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{SourceIx, read::cut, window::Ring};
+use super::{SourceIx, cut::cut, window::Ring};
 use crate::event::EntryId;
 
 /// How many of each are named.

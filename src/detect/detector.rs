@@ -7,13 +7,12 @@ use super::{
     alerts::{Alerts, Limits, Origin},
     contributors::Contributors,
     durations,
-    read::{CATEGORIES, category_ix, duration_ms_of, ip_of, is_bad, lists_of, session_of},
     sessions::{Sessions, Sign},
     tally::Tally,
     threshold::{Open, Reading, Rule, State},
     window::Window,
 };
-use crate::event::{EntryId, Event, Lists, Outcome, Severity};
+use crate::event::{Category, EntryId, Event, Lists, Outcome, Severity};
 
 /// Where no window is configured (contract §4).
 const WINDOW_MS_DEFAULT: u64 = 3_600_000;
@@ -94,7 +93,7 @@ impl Measures {
             outcomes: own(ERROR_RATIO, 2),
             durations: own(OPERATION_P95_SECONDS, durations::LANES),
             severities: own(EVENTS_BY_SEVERITY, Severity::ALL.len()),
-            categories: own(EVENTS_BY_CATEGORY, CATEGORIES.len()),
+            categories: own(EVENTS_BY_CATEGORY, Category::ALL.len()),
         }
     }
 
@@ -184,11 +183,11 @@ impl Detector {
         let time = self.clamp(time_ms);
         let slot = self.next_slot();
         let event = o.event;
-        let lists = lists_of(event);
-        let duration_ms = duration_ms_of(event);
+        let lists = event.lists();
+        let duration_ms = event.duration_ms();
         self.tally.event(o.source, o.entry.ms.min(time), event, duration_ms);
 
-        let address = ip_of(event);
+        let address = event.ip_address();
         let user = event.user_id.as_deref().or(event.username.as_deref());
         let mut overflow = 0;
         let mut trace = |contributors: &mut Option<Contributors>| {
@@ -210,7 +209,7 @@ impl Detector {
         if lists.has(Lists::SUCCESSFUL_LOGIN) {
             m.logins.window.add(time, slot, GOOD, 1);
         }
-        if is_bad(event.outcome) {
+        if event.outcome.is_bad() {
             m.outcomes.window.add(time, slot, BAD, 1);
             trace(&mut m.outcomes.contributors);
         } else {
@@ -221,9 +220,9 @@ impl Detector {
             trace(&mut m.durations.contributors);
         }
         m.severities.window.add(time, slot, event.severity as usize, 1);
-        m.categories.window.add(time, slot, category_ix(event.kind.category), 1);
+        m.categories.window.add(time, slot, event.kind.category as usize, 1);
 
-        if let Some(session) = session_of(event)
+        if let Some(session) = event.session_id()
             && !self.sessions.observe(time, &session, sign(event, lists))
         {
             self.tally.sessions_overflow += 1;
@@ -435,10 +434,9 @@ impl Detector {
                 .iter()
                 .map(|s| (s.as_str().to_owned(), m.severities.window.lane(*s as usize)))
                 .collect(),
-            events_by_category: CATEGORIES
+            events_by_category: Category::ALL
                 .iter()
-                .enumerate()
-                .map(|(i, name)| ((*name).to_owned(), m.categories.window.lane(i)))
+                .map(|c| (c.as_str().to_owned(), m.categories.window.lane(*c as usize)))
                 .collect(),
         }
     }
@@ -464,8 +462,8 @@ fn reading<'a>(options: &Options, m: &'a Measures, sessions: &Sessions, metric: 
         AUTH_SUCCESS_RATIO => ratio(&m.logins, GOOD),
         ERROR_RATIO => ratio(&m.outcomes, BAD),
         OPERATION_P95_SECONDS => {
-            let lanes = m.durations.window.lanes();
-            m.durations.reading(durations::p95_seconds(lanes), m.durations.window.sum())
+            let (lanes, n) = (m.durations.window.lanes(), m.durations.window.sum());
+            m.durations.reading(durations::p95_seconds(lanes, n), n)
         }
         _ => Reading { value: None, events: 0, window_ms: None, contributors: None },
     }

@@ -31,10 +31,12 @@ fn seconds(lane: usize) -> f64 {
     }
 }
 
-/// The 95th percentile by nearest rank, in seconds; `None` without any.
-pub(super) fn p95_seconds(lanes: &[u64]) -> Option<f64> {
-    let n: u128 = lanes.iter().map(|n| u128::from(*n)).sum();
-    let rank = (n * 95).div_ceil(100);
+/// The 95th percentile of `n` durations by nearest rank, in seconds; `None` without any.
+pub(super) fn p95_seconds(lanes: &[u64], n: u64) -> Option<f64> {
+    if n == 0 {
+        return None;
+    }
+    let rank = (u128::from(n) * 95).div_ceil(100);
     let mut below = 0;
     lanes.iter().enumerate().find_map(|(lane, count)| {
         below += u128::from(*count);
@@ -50,7 +52,7 @@ mod tests {
 
     #[test]
     fn nothing_has_no_percentile_and_nonsense_no_lane() {
-        assert_eq!(p95_seconds(&[0; LANES]), None);
+        assert_eq!(p95_seconds(&[0; LANES], 0), None);
         for bad in [f64::NAN, f64::INFINITY, -1.0] {
             assert_eq!(lane(bad), None);
         }
@@ -67,7 +69,7 @@ mod tests {
             }
             ms.sort_by(f64::total_cmp);
             let exact = ms[(ms.len() * 95).div_ceil(100) - 1] / 1000.0;
-            let got = p95_seconds(&lanes).unwrap();
+            let got = p95_seconds(&lanes, ms.len() as u64).unwrap();
             prop_assert!((got - exact).abs() <= exact * 0.02, "{} for {}", got, exact);
         }
     }

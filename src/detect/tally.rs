@@ -8,9 +8,8 @@ use super::{
     Alert, DurationTotals, GapReason, Options, SourceIx, SourceTotals, Status, Totals,
     alerts::{AUDIT_CLOCK, AUDIT_GAP, EVENT, gap_reason},
     bits,
-    read::{CATEGORIES, category_ix},
 };
-use crate::event::{Event, Severity, TimestampFault};
+use crate::event::{Category, Event, Severity};
 
 /// The counters behind [`Totals`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,7 +52,7 @@ impl Tally {
             let source = at.map(|i| known.swap_remove(i));
             self.sources.push(source.unwrap_or_else(|| SourceTotals { name: name.clone(), ..SourceTotals::default() }));
         }
-        self.events.resize(CATEGORIES.len(), [0; 4]);
+        self.events.resize(Category::ALL.len(), [0; 4]);
         self.durations.resize(DurationTotals::BOUNDS.len() + 1, 0);
     }
 
@@ -62,7 +61,7 @@ impl Tally {
     }
 
     pub fn event(&mut self, source: SourceIx, arrival_ms: u64, event: &Event<'_>, duration_ms: Option<f64>) {
-        if let Some(row) = self.events.get_mut(category_ix(event.kind.category)) {
+        if let Some(row) = self.events.get_mut(event.kind.category as usize) {
             row[event.severity as usize] += 1;
         }
         if event.severity_ignored {
@@ -79,7 +78,7 @@ impl Tally {
             source.events += 1;
             source.last_event_ms = source.last_event_ms.max(arrival_ms);
             if let Some(fault) = event.timestamp_fault {
-                count(&mut source.timestamps_replaced, timestamp_fault(fault));
+                count(&mut source.timestamps_replaced, fault.as_str());
             }
         }
     }
@@ -139,13 +138,5 @@ fn count(map: &mut BTreeMap<String, u64>, key: &str) {
         None => {
             map.insert(key.to_owned(), 1);
         }
-    }
-}
-
-fn timestamp_fault(fault: TimestampFault) -> &'static str {
-    match fault {
-        TimestampFault::Missing => "missing",
-        TimestampFault::Unreadable => "unreadable",
-        TimestampFault::Skewed => "skewed",
     }
 }

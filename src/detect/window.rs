@@ -84,11 +84,12 @@ pub(super) type SavedWindow = Vec<(u64, Vec<(u16, u64)>)>;
 pub(super) struct Window {
     ring: Ring<Vec<(u16, u64)>>,
     totals: Vec<u64>,
+    sum: u64,
 }
 
 impl Window {
     pub fn new(window_ms: u64, lanes: usize) -> Window {
-        Window { ring: Ring::new(window_ms), totals: vec![0; lanes] }
+        Window { ring: Ring::new(window_ms), totals: vec![0; lanes], sum: 0 }
     }
 
     pub fn window_ms(&self) -> u64 {
@@ -100,6 +101,7 @@ impl Window {
         let (Some(total), Ok(lane)) = (self.totals.get_mut(lane), u16::try_from(lane)) else { return };
         let Some(bucket) = self.ring.at(time_ms, slot_end) else { return };
         *total = total.saturating_add(n);
+        self.sum = self.sum.saturating_add(n);
         match bucket.binary_search_by_key(&lane, |(l, _)| *l) {
             Ok(i) => bucket[i].1 = bucket[i].1.saturating_add(n),
             Err(i) => bucket.insert(i, (lane, n)),
@@ -107,11 +109,12 @@ impl Window {
     }
 
     pub fn expire(&mut self, t: u64) {
-        let totals = &mut self.totals;
+        let (totals, sum) = (&mut self.totals, &mut self.sum);
         self.ring.expire(t, |bucket| {
             for (lane, n) in bucket {
                 if let Some(total) = totals.get_mut(usize::from(lane)) {
                     *total = total.saturating_sub(n);
+                    *sum = sum.saturating_sub(n);
                 }
             }
         });
@@ -126,8 +129,9 @@ impl Window {
         &self.totals
     }
 
+    /// The count in all lanes.
     pub fn sum(&self) -> u64 {
-        self.totals.iter().fold(0, |a, n| a.saturating_add(*n))
+        self.sum
     }
 
     pub fn is_empty(&self) -> bool {

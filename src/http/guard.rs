@@ -1,6 +1,6 @@
 //! What every request passes: who asks, how often, from which page.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State as FromState},
@@ -15,12 +15,15 @@ use super::{
     serve::Peer,
 };
 use crate::{
-    auth::{Principal, Refusal, token},
+    auth::{Principal, Refusal, RefusalKind, token},
     wire,
 };
 
 /// The sign-in cookie (contract §10).
 const COOKIE: &str = "__Host-auditcast";
+
+/// A request's body has 30 s; what takes longer than this waits for the store.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// The token of a request and whether a browser sent it by itself.
 pub(super) enum Bearer<'a> {
@@ -45,7 +48,7 @@ pub(super) fn bearer(headers: &HeaderMap) -> Result<Bearer<'_>, Refusal> {
         return if scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() {
             Ok(Bearer::Header(token))
         } else {
-            Err(Refusal::missing())
+            Err(Refusal::new(RefusalKind::Invalid, "`Authorization` holds no bearer token"))
         };
     }
     headers
@@ -86,7 +89,7 @@ pub(super) async fn admit(state: &State, request: &Parts<'_>, need: Need) -> Res
     if allowed {
         return Ok(principal);
     }
-    state.metrics.auth_failures.inc(crate::auth::RefusalKind::Forbidden.as_str());
+    state.metrics.auth_failures.inc(RefusalKind::Forbidden.as_str());
     Err(Problem::new(Code::Forbidden, format!("this needs the permission {wanted}")))
 }
 
@@ -127,7 +130,11 @@ pub(super) async fn limit(FromState(state): FromState<Arc<State>>, request: Requ
         problem.retry_after = Some(seconds);
         return problem.into_response();
     }
-    next.run(request).await
+    // The feed answers at once and for ever; its own room sees to its clocks.
+    match tokio::time::timeout(ANSWER_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::new(Code::Unavailable, "the store did not answer in time").into_response(),
+    }
 }
 
 /// Only a good signature makes a user of a client: else anybody could use up anybody's share.

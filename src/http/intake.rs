@@ -8,7 +8,8 @@ use axum::{
     http::{HeaderMap, header},
     response::Response,
 };
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 use serde_json::{Map, Value, value::RawValue};
@@ -32,6 +33,9 @@ const DEDUP_TTL: Duration = Duration::from_secs(3600);
 
 /// A body that takes longer is not worth a socket.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// So much beyond the limit is read and thrown away: who is still writing when the connection closes does not hear why.
+const DISCARDED_MAX: usize = 16 * 1024 * 1024;
 
 /// Items to the store at once.
 const BATCH_MAX: usize = 500;
@@ -95,15 +99,29 @@ fn is_lines(headers: &HeaderMap) -> Result<bool, Problem> {
     }
 }
 
-async fn read(body: Body, bytes_max: usize) -> Result<String, Problem> {
-    let body = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, bytes_max).collect())
+/// A body of at most `bytes_max` bytes, as text.
+pub(super) async fn read(mut body: Body, bytes_max: usize) -> Result<String, Problem> {
+    let too_large = || Problem::new(Code::TooLarge, format!("a body may have {bytes_max} bytes"));
+    if body.size_hint().lower() > (bytes_max + DISCARDED_MAX) as u64 {
+        return Err(too_large());
+    }
+    let reading = async {
+        let (mut bytes, mut total) = (Vec::new(), 0_usize);
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| Problem::bad_request("the body could not be read"))?.into_data() else { continue };
+            total = total.saturating_add(data.len());
+            if total <= bytes_max {
+                bytes.extend_from_slice(&data);
+            } else if total > bytes_max + DISCARDED_MAX {
+                break;
+            }
+        }
+        if total <= bytes_max { Ok(bytes) } else { Err(too_large()) }
+    };
+    let bytes = tokio::time::timeout(BODY_TIMEOUT, reading)
         .await
-        .map_err(|_| Problem::new(Code::Timeout, format!("the body did not come within {} s", BODY_TIMEOUT.as_secs())))?
-        .map_err(|error| match error.downcast_ref::<LengthLimitError>() {
-            Some(_) => Problem::new(Code::TooLarge, format!("a body may have {bytes_max} bytes")),
-            None => Problem::bad_request("the body could not be read"),
-        })?;
-    String::from_utf8(body.to_bytes().to_vec()).map_err(|_| Problem::new(Code::BadJson, "the body is not UTF-8"))
+        .map_err(|_| Problem::new(Code::Timeout, format!("the body did not come within {} s", BODY_TIMEOUT.as_secs())))??;
+    String::from_utf8(bytes).map_err(|_| Problem::new(Code::BadJson, "the body is not UTF-8"))
 }
 
 /// Lines that are not blank.

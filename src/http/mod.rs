@@ -74,6 +74,8 @@ pub struct State {
 }
 
 impl State {
+    /// `ctx` is what sessions share, with the same store, hub, auth and metrics; `classifier` looks at events that come by HTTP,
+    /// by the same configuration as the monitor's.
     pub fn new(
         options: Options,
         ctx: Arc<session::Context>,
@@ -88,36 +90,42 @@ impl State {
     }
 }
 
-/// The API's routes under `/api/v1`, by path.
-fn api() -> Vec<(&'static str, MethodRouter<Arc<State>>)> {
+/// A path, its only method as OpenAPI writes it, and who answers.
+type Route = (&'static str, &'static str, MethodRouter<Arc<State>>);
+
+/// The API: routes under `/api/v1`, with their limit of requests.
+fn api() -> Vec<Route> {
     vec![
-        ("/api/v1/alerts", get(alerts::list)),
-        ("/api/v1/alerts/{alert_id}", get(alerts::one)),
-        ("/api/v1/stream", get(feed::stream)),
-        ("/api/v1/metrics/current", get(values::current)),
-        ("/api/v1/metrics/history", get(values::history)),
-        ("/api/v1/events", post(intake::post)),
-        ("/api/v1/connections", get(connections::list)),
+        ("/api/v1/alerts", "get", get(alerts::list)),
+        ("/api/v1/alerts/{alert_id}", "get", get(alerts::one)),
+        ("/api/v1/stream", "get", get(feed::stream)),
+        ("/api/v1/metrics/current", "get", get(values::current)),
+        ("/api/v1/metrics/history", "get", get(values::history)),
+        ("/api/v1/events", "post", post(intake::post)),
+        ("/api/v1/connections", "get", get(connections::list)),
+        ("/api/v1/connections/disconnect", "post", post(connections::disconnect)),
     ]
+}
+
+/// What is public beside the API.
+fn open() -> Vec<Route> {
+    let file = |asset: &'static page::Asset| -> Route {
+        (asset.path, "get", get(move |request: Request| async move { page::answer(asset, request.headers()) }))
+    };
+    let probes: [Route; 3] =
+        [("/ws", "get", get(feed::websocket)), ("/livez", "get", get(probes::live)), ("/readyz", "get", get(probes::ready))];
+    probes.into_iter().chain(page::ASSETS.iter().chain(&page::DOCUMENTS).map(file)).collect()
+}
+
+fn router(routes: Vec<Route>) -> Router<Arc<State>> {
+    routes.into_iter().fold(Router::new(), |router, (path, _, methods)| router.route(path, methods))
 }
 
 /// The public listener: page, feed, API, probes.
 pub fn public(state: Arc<State>) -> Router {
-    let mut api_router = Router::new();
-    for (path, methods) in api() {
-        api_router = api_router.route(path, methods);
-    }
-    let api_router = api_router.route_layer(middleware::from_fn_with_state(state.clone(), guard::limit));
-    let mut router = Router::new()
-        .merge(api_router)
-        .route("/ws", get(feed::websocket))
-        .route("/livez", get(probes::live))
-        .route("/readyz", get(probes::ready));
-    for asset in page::ASSETS.iter().chain(&page::DOCUMENTS) {
-        router = router.route(asset.path, get(move |request: Request| async move { page::answer(asset, request.headers()) }));
-    }
+    let limited = router(api()).route_layer(middleware::from_fn_with_state(state.clone(), guard::limit));
     let cors = cors(&state.options);
-    around(router, state, Some(cors))
+    around(router(open()).merge(limited), state, Some(cors))
 }
 
 /// The listener for operations: `/metrics`, `/livez`, `/readyz`.
@@ -199,3 +207,6 @@ fn to_json<T: Serialize>(value: &T) -> Result<Response, Problem> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -70,7 +70,7 @@ impl Code {
             Code::Expired | Code::PositionExpired => "expired",
             Code::Blacklisted => "blacklisted",
             Code::Forbidden => "forbidden",
-            Code::Origin => "origin",
+            Code::Origin => "forbidden_origin",
             Code::NotFound => "not_found",
             Code::UnknownAlert => "unknown_alert",
             Code::MethodNotAllowed => "method_not_allowed",

@@ -15,8 +15,9 @@ use axum::{Router, body::Body};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::IntGauge;
+use socket2::TcpKeepalive;
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
@@ -31,6 +32,19 @@ const HEAD_BYTES_MAX: usize = 32 * 1024;
 
 /// What the kernel keeps for one client: small, so that a slow one is noticed by us and does not hide in buffers.
 const SEND_BUFFER_BYTES: usize = 128 * 1024;
+
+/// A peer that acknowledges nothing for so long is gone, or wants to keep us busy. Longer than a slow client of the feed is
+/// waited for: that one is to be told.
+const PEER_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// When an idle peer is asked whether it is still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// Sockets at once that are told there is no room; more are closed without a word.
+const REFUSALS_MAX: usize = 64;
+
+/// How long such a socket may take to hear it.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long accepting rests when the process has no descriptors left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
@@ -77,6 +91,8 @@ pub async fn serve(
     tracker: TaskTracker,
 ) {
     let sockets = Arc::new(Semaphore::new(options.sockets_max.min(Semaphore::MAX_PERMITS)));
+    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+    let mut exhausted = false;
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -84,14 +100,23 @@ pub async fn serve(
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
+            Err(error) if concerns_one_peer(&error) => continue,
             Err(error) => {
-                pause_after(&error, &stop).await;
+                // Without descriptors waiting is all there is, and a loop without a pause would burn a core.
+                if !exhausted {
+                    exhausted = true;
+                    tracing::warn!(%error, "could not accept connections; trying again all the time");
+                }
+                let _ = tokio::time::timeout(EXHAUSTED_PAUSE, stop.cancelled()).await;
                 continue;
             }
         };
+        exhausted = false;
         let Ok(permit) = Arc::clone(&sockets).try_acquire_owned() else {
             metrics.connections_rejected.inc("sockets");
-            refuse(stream);
+            if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
+                tracker.spawn(refuse(stream, permit));
+            }
             continue;
         };
         prepare(&stream);
@@ -100,31 +125,39 @@ pub async fn serve(
     }
 }
 
-/// Accepting fails for one connection (it is gone already), or for want of descriptors: then waiting is all there is, and a
-/// loop without a pause would burn a core.
-async fn pause_after(error: &io::Error, stop: &CancellationToken) {
+/// The peer was gone before it was taken; the next one is as good as any.
+fn concerns_one_peer(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted) {
-        return;
-    }
-    tracing::warn!(%error, "could not accept a connection");
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = tokio::time::sleep(EXHAUSTED_PAUSE) => {}
-    }
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// Best effort, without waiting: an answer that fits into no buffer is not worth a task.
-fn refuse(stream: TcpStream) {
-    let _ = stream.try_write(FULL);
+/// Says that there is no room, and reads what the client had to say: closing on unread bytes would reset the connection, and
+/// take the answer with it.
+async fn refuse(mut stream: TcpStream, permit: OwnedSemaphorePermit) {
+    let telling = async {
+        stream.write_all(FULL).await?;
+        stream.shutdown().await?;
+        let mut unread = [0; 1024];
+        while stream.read(&mut unread).await? > 0 {}
+        Ok::<(), io::Error>(())
+    };
+    // Best effort: who hangs up or dawdles does not hear it.
+    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, telling).await;
+    drop(permit);
 }
 
 fn prepare(stream: &TcpStream) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "could not set TCP_NODELAY");
-    }
-    if let Err(error) = socket2::SockRef::from(stream).set_send_buffer_size(SEND_BUFFER_BYTES) {
-        tracing::debug!(%error, "could not set SO_SNDBUF");
+    let socket = socket2::SockRef::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4);
+    for (option, set) in [
+        ("TCP_NODELAY", stream.set_nodelay(true)),
+        ("SO_SNDBUF", socket.set_send_buffer_size(SEND_BUFFER_BYTES)),
+        ("SO_KEEPALIVE", socket.set_tcp_keepalive(&keepalive)),
+        ("TCP_USER_TIMEOUT", socket.set_tcp_user_timeout(Some(PEER_TIMEOUT))),
+    ] {
+        if let Err(error) = set {
+            tracing::debug!(%error, option, "could not set an option of a socket");
+        }
     }
 }
 

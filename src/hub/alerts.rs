@@ -7,7 +7,7 @@ use std::{
 
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::Hub;
+use super::{Hub, RING_BYTES_MAX};
 use crate::{
     store::LogEntry,
     wire::{self, AlertView, Pos},
@@ -23,7 +23,6 @@ pub struct AlertFrame {
     /// With `pos`, as it goes out to who is there.
     pub frame: Utf8Bytes,
     replayed: OnceLock<Utf8Bytes>,
-    body: Box<str>,
 }
 
 impl AlertFrame {
@@ -32,17 +31,18 @@ impl AlertFrame {
         let view = AlertView::parse(&entry.body)?;
         let pos = Pos { seq: entry.seq, check: entry.check };
         let frame = wire::with_pos(&entry.body, &pos.to_string(), false).into();
-        Some(AlertFrame { pos, view, frame, replayed: OnceLock::new(), body: entry.body.into() })
+        Some(AlertFrame { pos, view, frame, replayed: OnceLock::new() })
     }
 
-    /// The entry as the store had it.
-    pub(super) fn as_stored(&self) -> LogEntry {
-        LogEntry { seq: self.pos.seq, check: self.pos.check.clone(), body: self.body.to_string() }
+    /// The entry as the store had it: the frame without its position, which `with_pos` put last.
+    pub(super) fn as_stored(&self) -> Option<LogEntry> {
+        let open = self.frame.as_str().strip_suffix(&format!(",\"pos\":\"{}\"}}", self.pos))?;
+        Some(LogEntry { seq: self.pos.seq, check: self.pos.check.clone(), body: format!("{open}}}") })
     }
 
     /// The same with `replayed`: made when the first client needs it.
     pub fn replayed(&self) -> &Utf8Bytes {
-        self.replayed.get_or_init(|| wire::with_pos(&self.body, &self.pos.to_string(), true).into())
+        self.replayed.get_or_init(|| wire::mark_replayed(&self.frame).into())
     }
 }
 
@@ -52,16 +52,23 @@ struct Slot {
     frame: Option<Arc<AlertFrame>>,
 }
 
+impl Slot {
+    fn bytes(frame: &Option<Arc<AlertFrame>>) -> usize {
+        frame.as_ref().map_or(0, |frame| frame.frame.len())
+    }
+}
+
 /// The alert log is no longer what it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reset {
     pub(super) generation: u64,
     /// `rewound`, `reset`, `trimmed`.
     pub reason: &'static str,
-    /// Head before it, and where reading goes on: cursors above go back to it; for `trimmed` those below go up to it.
+    /// The reader's place before it (in the hub: the head), and where reading goes on: cursors above go back to it; for
+    /// `trimmed` those below go up to it.
     pub from: Pos,
     pub to: Pos,
-    /// Entries lost, where known.
+    /// Entries that the reader will never see, where their number is known.
     pub missed: Option<u64>,
 }
 
@@ -90,6 +97,7 @@ pub enum Read {
 pub(super) struct Ring {
     len_max: usize,
     slots: VecDeque<Slot>,
+    bytes: usize,
     pub(super) head: Pos,
     pub(super) epoch: String,
     /// The log has been read once.
@@ -103,6 +111,7 @@ impl Ring {
         Ring {
             len_max,
             slots: VecDeque::new(),
+            bytes: 0,
             head: Pos::origin(""),
             epoch: String::new(),
             loaded: false,
@@ -136,11 +145,19 @@ impl Ring {
     fn push(&mut self, entry: LogEntry) {
         let pos = Pos { seq: entry.seq, check: entry.check.clone() };
         let frame = AlertFrame::new(entry).map(Arc::new);
-        if self.slots.len() == self.len_max {
-            self.slots.pop_front();
-        }
+        self.bytes += Slot::bytes(&frame);
         self.slots.push_back(Slot { pos: pos.clone(), frame });
+        while self.slots.len() > self.len_max || (self.bytes > RING_BYTES_MAX && self.slots.len() > 1) {
+            if let Some(oldest) = self.slots.pop_front() {
+                self.bytes -= Slot::bytes(&oldest.frame);
+            }
+        }
         self.head = pos;
+    }
+
+    fn clear(&mut self) {
+        self.slots.clear();
+        self.bytes = 0;
     }
 
     fn reset(&mut self, mut reset: Reset) {
@@ -168,25 +185,23 @@ impl Ring {
             cursor.pos = to;
         } else {
             for reset in self.resets.iter().filter(|reset| reset.generation > cursor.generation) {
-                let moves = match reset.reason {
-                    "trimmed" => cursor.pos.seq < reset.to.seq,
-                    _ => true,
-                };
-                if !moves {
+                let trimmed = reset.reason == "trimmed";
+                if trimmed && cursor.pos.seq >= reset.to.seq {
                     continue;
                 }
                 let mut reset = reset.clone();
+                let head = std::mem::replace(&mut reset.from, cursor.pos.clone()).seq;
+                match reset.reason {
+                    "trimmed" => reset.missed = Some(reset.to.seq - cursor.pos.seq),
+                    // Of what the log lost, this reader has what is up to its place already.
+                    "rewound" => reset.missed = Some(head.saturating_sub(reset.to.seq.max(cursor.pos.seq))),
+                    _ => {}
+                }
                 if reset.reason == "rewound" && cursor.pos.seq <= reset.to.seq {
                     // What this reader has is still there; what was lost came after it.
                     reset.to = cursor.pos.clone();
-                } else if reset.reason == "trimmed" {
-                    reset.missed = Some(reset.to.seq - cursor.pos.seq);
-                    reset.from = cursor.pos.clone();
-                    cursor.pos = reset.to.clone();
-                } else {
-                    reset.from = cursor.pos.clone();
-                    cursor.pos = reset.to.clone();
                 }
+                cursor.pos = reset.to.clone();
                 told.push(reset);
             }
         }
@@ -195,7 +210,7 @@ impl Ring {
         told
     }
 
-    fn read(&self, cursor: &mut Cursor, limit: usize, mut take: impl FnMut(&Arc<AlertFrame>, bool)) -> Read {
+    fn read(&self, cursor: &mut Cursor, limit: usize, mut take: impl FnMut(&Arc<AlertFrame>, bool) -> bool) -> Read {
         if cursor.generation != self.generation {
             return Read::Reset(self.settle(cursor));
         }
@@ -207,11 +222,17 @@ impl Ring {
             return Read::Below;
         }
         let start = self.index(cursor.pos.seq + 1).unwrap_or_default();
+        let mut last = None;
         for slot in self.slots.iter().skip(start).take(limit) {
-            if let Some(frame) = &slot.frame {
-                take(frame, slot.pos.seq <= cursor.replay_to);
+            last = Some(&slot.pos);
+            if let Some(frame) = &slot.frame
+                && !take(frame, slot.pos.seq <= cursor.replay_to)
+            {
+                break;
             }
-            cursor.pos = slot.pos.clone();
+        }
+        if let Some(last) = last {
+            cursor.pos.clone_from(last);
         }
         if cursor.pos.seq >= self.head.seq { Read::Head } else { Read::More }
     }
@@ -242,11 +263,11 @@ impl Hub {
                     let from = ring.head.clone();
                     // The entry before is not known; a position that no entry has says so when it comes back.
                     let to = Pos { seq: entry.seq - 1, check: Pos::origin("trimmed").check };
-                    ring.slots.clear();
+                    ring.clear();
                     ring.reset(Reset { generation: 0, reason: "trimmed", missed: Some(to.seq - from.seq), from, to });
                 } else if entry.seq > head + 1 {
                     // The first entries of a log that begins later.
-                    ring.slots.clear();
+                    ring.clear();
                 }
                 ring.push(entry);
             }
@@ -272,7 +293,7 @@ impl Hub {
     pub(super) fn begin(&self, epoch: String, head: Pos) {
         let mut ring = self.ring_mut();
         ring.epoch = epoch;
-        ring.slots.clear();
+        ring.clear();
         ring.head = head;
         ring.loaded = true;
     }
@@ -298,9 +319,9 @@ impl Hub {
         Cursor { pos: ring.head.clone(), replay_to: ring.head.seq, generation: ring.generation }
     }
 
-    /// Gives at most `limit` entries after the cursor to `take` (with whether it is a replay), and moves the cursor behind
-    /// them. Never waits.
-    pub fn read(&self, cursor: &mut Cursor, limit: usize, take: impl FnMut(&Arc<AlertFrame>, bool)) -> Read {
+    /// Gives at most `limit` entries after the cursor to `take` (with whether it is a replay), until it has enough and says
+    /// `false`, and moves the cursor behind them. Never waits.
+    pub fn read(&self, cursor: &mut Cursor, limit: usize, take: impl FnMut(&Arc<AlertFrame>, bool) -> bool) -> Read {
         self.ring().read(cursor, limit, take)
     }
 
@@ -320,7 +341,9 @@ impl Ring {
     fn rewind(&mut self, to: Pos, reason: &'static str) {
         let from = self.head.clone();
         while self.slots.back().is_some_and(|slot| slot.pos.seq > to.seq || reason == "reset") {
-            self.slots.pop_back();
+            if let Some(newest) = self.slots.pop_back() {
+                self.bytes -= Slot::bytes(&newest.frame);
+            }
         }
         self.head = to.clone();
         let missed = (reason == "rewound").then(|| from.seq.saturating_sub(to.seq));

@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use super::{Hub, unpoisoned};
@@ -52,12 +55,15 @@ pub enum Full {
 pub(super) struct Registry {
     last: u64,
     connections: BTreeMap<u64, ConnectionInfo>,
+    /// Set where a connection has been told to go.
+    ended: HashMap<u64, Arc<AtomicBool>>,
     per_user: HashMap<String, usize>,
 }
 
 /// A place among the connections; given back by its drop.
 pub struct Connection {
     id: u64,
+    ended: Arc<AtomicBool>,
     registry: Arc<Mutex<Registry>>,
 }
 
@@ -77,18 +83,38 @@ impl Hub {
         registry.last += 1;
         let id = registry.last;
         registry.connections.insert(id, ConnectionInfo { id, user_id: None, jti: None, address, transport, since_ms });
-        Ok(Connection { id, registry: self.registry.clone() })
+        let ended = Arc::new(AtomicBool::new(false));
+        registry.ended.insert(id, ended.clone());
+        Ok(Connection { id, ended, registry: self.registry.clone() })
     }
 
     /// Everybody who is connected to this node, in the order they came.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         unpoisoned(self.registry.lock()).connections.values().cloned().collect()
     }
+
+    /// Tells every connection to go that `which` holds for, and how many those are. They say `bye` and are gone soon after.
+    pub fn disconnect(&self, mut which: impl FnMut(&ConnectionInfo) -> bool) -> usize {
+        let count = {
+            let registry = unpoisoned(self.registry.lock());
+            let told = registry.connections.values().filter(|info| which(info)).filter_map(|info| registry.ended.get(&info.id));
+            told.map(|ended| ended.store(true, Ordering::Relaxed)).count()
+        };
+        if count > 0 {
+            self.wake();
+        }
+        count
+    }
 }
 
 impl Connection {
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Somebody who may has ended this connection: [`Hub::disconnect`], which wakes whoever waits on the hub.
+    pub fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
     }
 
     /// Says whose it is, if that user has fewer than `per_user_max`. Once per connection; the same user again is fine.
@@ -113,6 +139,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         let mut registry = unpoisoned(self.registry.lock());
+        registry.ended.remove(&self.id);
         let Some(user_id) = registry.connections.remove(&self.id).and_then(|info| info.user_id) else { return };
         if let Some(count) = registry.per_user.get_mut(&user_id) {
             *count -= 1;

@@ -7,7 +7,7 @@ use std::{
 
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::{Hub, unpoisoned};
+use super::{Hub, RING_BYTES_MAX, unpoisoned};
 use crate::event::Severity;
 
 /// One live event.
@@ -22,6 +22,7 @@ pub struct EventFrame {
 pub(super) struct Ring {
     len_max: usize,
     frames: VecDeque<EventFrame>,
+    bytes: usize,
     /// Events ever put in.
     end: u64,
 }
@@ -37,25 +38,30 @@ pub struct EventRead {
 
 impl Ring {
     pub(super) fn new(len_max: usize) -> Ring {
-        Ring { len_max, frames: VecDeque::new(), end: 0 }
+        Ring { len_max, frames: VecDeque::new(), bytes: 0, end: 0 }
     }
 
     fn push(&mut self, frame: EventFrame) {
-        if self.frames.len() == self.len_max {
-            self.frames.pop_front();
-        }
+        self.bytes += frame.frame.len();
         self.frames.push_back(frame);
         self.end += 1;
+        while self.frames.len() > self.len_max || (self.bytes > RING_BYTES_MAX && self.frames.len() > 1) {
+            if let Some(oldest) = self.frames.pop_front() {
+                self.bytes -= oldest.frame.len();
+            }
+        }
     }
 
-    fn read(&self, cursor: &mut u64, limit: usize, mut take: impl FnMut(&EventFrame)) -> EventRead {
+    fn read(&self, cursor: &mut u64, limit: usize, mut take: impl FnMut(&EventFrame) -> bool) -> EventRead {
         let start = self.end - self.frames.len() as u64;
         let missed = start.saturating_sub(*cursor);
         *cursor = (*cursor).max(start);
         let skip = usize::try_from(*cursor - start).unwrap_or(usize::MAX);
         for frame in self.frames.iter().skip(skip).take(limit) {
-            take(frame);
             *cursor += 1;
+            if !take(frame) {
+                break;
+            }
         }
         EventRead { missed, more: *cursor < self.end }
     }
@@ -95,8 +101,9 @@ impl Hub {
         unpoisoned(self.events.read()).end
     }
 
-    /// Gives at most `limit` events after the cursor to `take` and moves the cursor. Never waits.
-    pub fn read_events(&self, cursor: &mut u64, limit: usize, take: impl FnMut(&EventFrame)) -> EventRead {
+    /// Gives at most `limit` events after the cursor to `take`, until it has enough and says `false`, and moves the cursor.
+    /// Never waits.
+    pub fn read_events(&self, cursor: &mut u64, limit: usize, take: impl FnMut(&EventFrame) -> bool) -> EventRead {
         unpoisoned(self.events.read()).read(cursor, limit, take)
     }
 }

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Entries asked of the store at once.
-pub const ALERTS_PAGE: usize = 256;
+const PAGE: usize = 256;
 /// A wait for the next entry; after it the log is held against what is known.
 const BLOCK: Duration = Duration::from_secs(2);
 /// A log that went back to an earlier state may be put right by the active node: so long nobody is told.
@@ -124,7 +124,7 @@ impl Hub {
         loop {
             let head = self.head_pos();
             let wait = BLOCK + ANSWER;
-            let entries: Vec<LogEntry> = match timeout(wait, tail.alerts(head.seq, ALERTS_PAGE, BLOCK)).await {
+            let entries: Vec<LogEntry> = match timeout(wait, tail.alerts(head.seq, PAGE, BLOCK)).await {
                 Ok(entries) => entries?,
                 Err(_) => return Err(StoreError::Unavailable(format!("the store did not answer within {} s", wait.as_secs()))),
             };
@@ -216,7 +216,7 @@ impl Hub {
         let mut entries: Vec<LogEntry> = Vec::new();
         let mut next = after;
         while next < bounds.head {
-            let page = answer(store.log_read(next, ALERTS_PAGE)).await?;
+            let page = answer(store.log_read(next, PAGE)).await?;
             let Some(last) = page.last() else { break };
             next = last.seq;
             entries.extend(page);

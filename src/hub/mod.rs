@@ -8,13 +8,13 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::{detect::Metrics, event::Severity, wire};
@@ -29,7 +29,6 @@ mod restore;
 pub use alerts::{AlertFrame, Cursor, Read, Reset};
 pub use connections::{Connection, ConnectionInfo, Full, Transport};
 pub use events::{EventFrame, EventRead, Interest};
-pub use follow::ALERTS_PAGE;
 pub use locate::Located;
 
 /// `[feed]` as far as it is about memory.
@@ -41,6 +40,12 @@ pub struct Options {
     pub events_ring: usize,
 }
 
+/// Bytes of frames that each ring holds at most, however few frames that is.
+const RING_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Clients that are sent the list of firing alerts at once; the others wait their turn.
+const ACTIVE_MAX: usize = 8;
+
 /// See the room's own page.
 pub struct Hub {
     options: Options,
@@ -51,6 +56,12 @@ pub struct Hub {
     state: Mutex<State>,
     registry: Arc<Mutex<connections::Registry>>,
     store_up: AtomicBool,
+    draining: OnceLock<Duration>,
+    /// Counts of [`State`], to be looked at without its lock: every client asks at every turn.
+    source_changes: AtomicU64,
+    snapshots: AtomicU64,
+    /// Lists of firing alerts that are on their way to clients: each may be long, so there are few at once.
+    active: Arc<Semaphore>,
     /// Counts up with everything but live events: alerts, resets, sources, snapshots of metrics, drain.
     wake: watch::Sender<u64>,
     /// Counts up with live events.
@@ -62,10 +73,7 @@ pub struct Hub {
 struct State {
     metrics: Option<Metrics>,
     snapshot: Option<(u64, Utf8Bytes)>,
-    snapshots: u64,
     sources: BTreeMap<String, (u64, wire::SourceStatus)>,
-    source_changes: u64,
-    draining: Option<Duration>,
 }
 
 /// A panic elsewhere while a lock was held has ended the process's health already; what is behind the lock is whole.
@@ -84,6 +92,10 @@ impl Hub {
             state: Mutex::new(State::default()),
             registry: Arc::default(),
             store_up: AtomicBool::new(false),
+            draining: OnceLock::new(),
+            source_changes: AtomicU64::new(0),
+            snapshots: AtomicU64::new(0),
+            active: Arc::new(Semaphore::new(ACTIVE_MAX)),
             wake: watch::Sender::new(0),
             wake_events: watch::Sender::new(0),
             options,
@@ -98,6 +110,11 @@ impl Hub {
     /// Wakes for everything but live events.
     pub fn waiter(&self) -> watch::Receiver<u64> {
         self.wake.subscribe()
+    }
+
+    /// A turn to hold the list of firing alerts; given back by its drop.
+    pub fn active_turns(&self) -> Arc<Semaphore> {
+        self.active.clone()
     }
 
     /// Wakes for live events.
@@ -128,8 +145,9 @@ impl Hub {
             let mut state = self.state();
             state.metrics = Some(metrics);
             if let Some(frame) = frame {
-                state.snapshots += 1;
-                state.snapshot = Some((state.snapshots, frame));
+                let n = self.snapshots.load(Ordering::Relaxed) + 1;
+                state.snapshot = Some((n, frame));
+                self.snapshots.store(n, Ordering::Release);
             }
         }
         if snapshot {
@@ -144,6 +162,9 @@ impl Hub {
 
     /// The newest `security_metrics` frame, if it is another than the one numbered `seen`.
     pub fn snapshot_after(&self, seen: u64) -> Option<(u64, Utf8Bytes)> {
+        if self.snapshots.load(Ordering::Acquire) <= seen {
+            return None;
+        }
         self.state().snapshot.clone().filter(|(n, _)| *n > seen)
     }
 
@@ -155,9 +176,9 @@ impl Hub {
             if known {
                 return;
             }
-            state.source_changes += 1;
-            let change = state.source_changes;
+            let change = self.source_changes.load(Ordering::Relaxed) + 1;
             state.sources.insert(status.source.clone(), (change, status));
+            self.source_changes.store(change, Ordering::Release);
         }
         self.wake();
     }
@@ -169,12 +190,13 @@ impl Hub {
 
     /// Sources whose state changed after change number `seen`, and the number to ask with next.
     pub fn sources_after(&self, seen: u64) -> (u64, Vec<wire::SourceStatus>) {
-        let state = self.state();
-        if state.source_changes == seen {
+        if self.source_changes.load(Ordering::Acquire) == seen {
             return (seen, Vec::new());
         }
+        let state = self.state();
+        let newest = state.sources.values().map(|(change, _)| *change).max().unwrap_or(seen);
         let changed = state.sources.values().filter(|(change, _)| *change > seen).map(|(_, status)| status.clone()).collect();
-        (state.source_changes, changed)
+        (newest, changed)
     }
 
     /// Whether the store answers: without it nobody new gets in (contract §6.7).
@@ -188,12 +210,13 @@ impl Hub {
 
     /// Every client gets `bye` with a `retry_in_ms` spread over `window`, and nobody new gets in.
     pub fn start_drain(&self, window: Duration) {
-        self.state().draining = Some(window);
+        // The first window stays: it is what clients have been told.
+        let _ = self.draining.set(window);
         self.wake();
     }
 
     pub fn draining(&self) -> Option<Duration> {
-        self.state().draining
+        self.draining.get().copied()
     }
 
     /// Live events of at least this severity are wanted by somebody; none: make no frames for nobody.

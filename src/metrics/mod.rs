@@ -45,10 +45,10 @@ pub const REJECTIONS: &[&str] = &[
     "other",
 ];
 
-/// Close codes of our own (contract §5); what clients and networks make up is `other`.
+/// Close codes of our own (`wire::CloseCode`); what clients and networks make up is `other`.
 pub const CLOSE_CODES: &[&str] = &[
-    "1003", "1007", "1009", "1013", "3001", "3005", "3008", "3012", "3013", "3500", "3501", "3502", "3503", "3504", "3507",
-    "other",
+    "1002", "1003", "1007", "1009", "1013", "3001", "3005", "3008", "3012", "3013", "3500", "3501", "3502", "3503", "3504",
+    "3507", "other",
 ];
 
 /// Why a token was refused: `auth::RefusalKind::as_str`.

@@ -144,10 +144,10 @@ impl State {
 
     fn events(&self) -> MetricFamily {
         let mut counts = Counts::new();
-        for (at, category) in CATEGORIES.into_iter().enumerate() {
+        for (at, category) in Category::ALL.into_iter().enumerate() {
             for (severity, word) in Severity::ALL.into_iter().enumerate() {
                 let n = self.totals.events.get(at).and_then(|row| row.get(severity)).copied().unwrap_or(0);
-                counts.insert(vec![category_name(category).to_owned(), word.as_str().to_owned()], n as f64);
+                counts.insert(vec![category.as_str().to_owned(), word.as_str().to_owned()], n as f64);
             }
         }
         counter("auditcast_events_total", "Events classified.", &["category", "severity"], counts)
@@ -164,9 +164,9 @@ impl State {
         for source in &self.sources {
             events.insert(vec![source.clone()], 0.0);
             last.insert(vec![source.clone()], 0.0);
-            reasons(&mut invalid, source, &mut INVALID.into_iter().map(invalid_name));
+            reasons(&mut invalid, source, &mut Invalid::ALL.into_iter().map(Invalid::as_str));
             reasons(&mut gaps, source, &mut GAPS.into_iter().map(gap_name));
-            reasons(&mut replaced, source, &mut FAULTS.into_iter().map(fault_name));
+            reasons(&mut replaced, source, &mut TimestampFault::ALL.into_iter().map(TimestampFault::as_str));
         }
         for source in &self.totals.sources {
             let name = &source.name;
@@ -274,79 +274,6 @@ fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> Met
     family.set_field_type(kind);
     family.set_metric(metrics);
     family
-}
-
-/// In the order of the enum, which is the order of [`Totals::events`].
-const CATEGORIES: [Category; 15] = [
-    Category::Auth,
-    Category::Session,
-    Category::Permission,
-    Category::RateLimit,
-    Category::Security,
-    Category::Token,
-    Category::User,
-    Category::Admin,
-    Category::Data,
-    Category::Api,
-    Category::Encryption,
-    Category::Config,
-    Category::System,
-    Category::Audit,
-    Category::Other,
-];
-
-fn category_name(category: Category) -> &'static str {
-    match category {
-        Category::Auth => "auth",
-        Category::Session => "session",
-        Category::Permission => "permission",
-        Category::RateLimit => "rate_limit",
-        Category::Security => "security",
-        Category::Token => "token",
-        Category::User => "user",
-        Category::Admin => "admin",
-        Category::Data => "data",
-        Category::Api => "api",
-        Category::Encryption => "encryption",
-        Category::Config => "config",
-        Category::System => "system",
-        Category::Audit => "audit",
-        Category::Other => "other",
-    }
-}
-
-const INVALID: [Invalid; 8] = [
-    Invalid::BadJson,
-    Invalid::NotAnObject,
-    Invalid::NoEventType,
-    Invalid::BadEventType,
-    Invalid::BadUtf8,
-    Invalid::TooLarge,
-    Invalid::NoFields,
-    Invalid::FutureId,
-];
-
-fn invalid_name(reason: Invalid) -> &'static str {
-    match reason {
-        Invalid::BadJson => "bad_json",
-        Invalid::NotAnObject => "not_an_object",
-        Invalid::NoEventType => "no_event_type",
-        Invalid::BadEventType => "bad_event_type",
-        Invalid::BadUtf8 => "bad_utf8",
-        Invalid::TooLarge => "too_large",
-        Invalid::NoFields => "no_fields",
-        Invalid::FutureId => "future_id",
-    }
-}
-
-const FAULTS: [TimestampFault; 3] = [TimestampFault::Missing, TimestampFault::Unreadable, TimestampFault::Skewed];
-
-fn fault_name(fault: TimestampFault) -> &'static str {
-    match fault {
-        TimestampFault::Missing => "missing",
-        TimestampFault::Unreadable => "unreadable",
-        TimestampFault::Skewed => "skewed",
-    }
 }
 
 const GAPS: [GapReason; 5] =

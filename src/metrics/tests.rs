@@ -179,6 +179,12 @@ fn what_is_not_ours_is_other() {
 }
 
 #[test]
+fn every_close_code_of_ours_has_its_series() {
+    let ours = crate::wire::CloseCode::ALL.iter().map(|code| code.label()).chain(["other"]);
+    assert_eq!(ours.collect::<BTreeSet<_>>(), CLOSE_CODES.iter().copied().collect());
+}
+
+#[test]
 fn ready_follows_the_checks() {
     let metrics = metrics();
     assert_eq!(value(&metrics.render(), "auditcast_ready"), Some(0.0));

@@ -64,7 +64,7 @@ pub enum Mark {
 }
 
 /// Where live events go; `None` in a replay.
-pub type EventSink<'a> = Option<&'a mut dyn FnMut(&Event<'_>, EntryId, &str)>;
+pub type EventSink<'a> = Option<&'a mut (dyn FnMut(&Event<'_>, EntryId, &str) + Send)>;
 
 struct Source {
     name: String,
@@ -187,18 +187,17 @@ impl Engine {
         }
         let (source, decoded) = match stream.feeds {
             Feeds::Source(source) => {
-                let timezone = self.sources.get(usize::from(source)).map_or(&TimeZone::UTC, |s| &s.timezone);
+                let timezone = self.sources.get(usize::from(source)).map_or(&UTC, |s| &s.timezone);
                 (source, self.classifier.decode(&entry.fields, arrival_ms, timezone))
             }
             Feeds::Intake => {
-                let field = |name: &[u8]| {
-                    entry.fields.iter().find(|(k, _)| k == name).and_then(|(_, v)| std::str::from_utf8(v).ok())
-                };
+                let field =
+                    |name: &[u8]| entry.fields.iter().find(|(k, _)| k == name).and_then(|(_, v)| std::str::from_utf8(v).ok());
                 let source = field(b"source")
                     .and_then(|name| self.by_name.get(name).copied())
                     .or_else(|| self.by_name.get(crate::source::HTTP).copied())
                     .unwrap_or(0);
-                let timezone = self.sources.get(usize::from(source)).map_or(&TimeZone::UTC, |s| &s.timezone);
+                let timezone = self.sources.get(usize::from(source)).map_or(&UTC, |s| &s.timezone);
                 let decoded = match field(b"body") {
                     Some(body) => self.classifier.decode_json(body, arrival_ms, timezone),
                     None => Err(Invalid::NoFields),
@@ -212,7 +211,7 @@ impl Engine {
             if ahead > FUTURE_MS {
                 self.detector.future_id(time_ms, source, &stream.key, entry.id, ahead, &mut effects.alerts);
                 self.detector.invalid(source, Invalid::FutureId.as_str());
-                effects.dead_letters.push(dead_letter(name, &stream.key, entry, Invalid::FutureId));
+                effects.dead_letters.push(dead_letter(&self.classifier, name, &stream.key, entry, Invalid::FutureId));
             }
         }
         match decoded {
@@ -225,7 +224,7 @@ impl Engine {
             }
             Err(reason) => {
                 self.detector.invalid(source, reason.as_str());
-                effects.dead_letters.push(dead_letter(name, &stream.key, entry, reason));
+                effects.dead_letters.push(dead_letter(&self.classifier, name, &stream.key, entry, reason));
             }
         }
     }
@@ -284,9 +283,7 @@ impl Engine {
         let (feeds, key) = (stream.feeds, stream.key.clone());
         let source = self.source_ix(feeds);
         self.detector.readable(self.detector.last_slot() + 1, source, &key, &mut effects.alerts);
-        effects
-            .marks
-            .push(Mark::Readable { source: self.source_name(Feeds::Source(source)).to_owned(), stream: key });
+        effects.marks.push(Mark::Readable { source: self.source_name(Feeds::Source(source)).to_owned(), stream: key });
     }
 
     fn gap(&mut self, source: SourceIx, stream: &str, hole: &Hole, out: &mut Vec<Alert>) {
@@ -369,40 +366,23 @@ impl Engine {
     }
 }
 
+static UTC: TimeZone = TimeZone::UTC;
+
 /// An id further ahead of the store's clock than this raises `audit_clock` (contract §4).
 const FUTURE_MS: u64 = 5_000;
 
-fn dead_letter(source: &str, stream: &str, entry: &Entry, reason: Invalid) -> DeadLetter {
+/// What is kept of an entry that cannot be read: masked like any other, then cut.
+fn dead_letter(classifier: &Classifier, source: &str, stream: &str, entry: &Entry, reason: Invalid) -> DeadLetter {
     let mut body = match entry.fields.as_slice() {
-        [(_, value)] => String::from_utf8_lossy(&value[..value.len().min(DEAD_LETTER_BYTES_MAX)]).into_owned(),
+        [(name, value)] if name != b"event_type" => classifier.masked_text(&String::from_utf8_lossy(value)).into_owned(),
         fields => {
-            let mut budget = DEAD_LETTER_BYTES_MAX;
             let mut object = serde_json::Map::new();
-            for (name, value) in fields {
-                let name = String::from_utf8_lossy(&name[..name.len().min(budget)]).into_owned();
-                budget = budget.saturating_sub(name.len());
-                let value = String::from_utf8_lossy(&value[..value.len().min(budget)]).into_owned();
-                budget = budget.saturating_sub(value.len());
+            for (name, value) in classifier.masked_fields(fields) {
                 object.insert(name, value.into());
-                if budget == 0 {
-                    break;
-                }
             }
             serde_json::Value::Object(object).to_string()
         }
     };
-    if body.len() > DEAD_LETTER_BYTES_MAX {
-        let mut end = DEAD_LETTER_BYTES_MAX;
-        while !body.is_char_boundary(end) {
-            end -= 1;
-        }
-        body.truncate(end);
-    }
-    DeadLetter {
-        source: source.to_owned(),
-        stream: stream.to_owned(),
-        entry: entry.id,
-        reason: reason.as_str().to_owned(),
-        body,
-    }
+    body.truncate(body.floor_char_boundary(DEAD_LETTER_BYTES_MAX));
+    DeadLetter { source: source.to_owned(), stream: stream.to_owned(), entry: entry.id, reason: reason.as_str().to_owned(), body }
 }

@@ -10,10 +10,9 @@ use super::{
     streams::{Feeds, Hole, Stream},
 };
 use crate::{
-    detect::{
-        self, GapReason, Item, Step,
-    },
+    detect::{self, GapReason, Item, Step},
     event::EntryId,
+    metrics::unix_ms,
     store::{CommitRecord, Entry, Store, StoreError},
     wire,
 };
@@ -21,7 +20,7 @@ use crate::{
 /// Entries asked of a stream at a time.
 const PAGE: usize = 1000;
 
-/// Takes the entries of one commit record in, silently: their effects are stored.
+/// Takes the entries of one commit record in, silently: their effects are stored. Gives how many they were.
 pub(super) async fn apply(
     store: &Store,
     engine: &mut Engine,
@@ -29,7 +28,7 @@ pub(super) async fn apply(
     record: &CommitRecord,
     lost: &mut Vec<(String, Hole)>,
     mut sink: EventSink<'_>,
-) -> Result<(), StoreError> {
+) -> Result<u64, StoreError> {
     let taken: BTreeMap<String, u64> = record
         .marks
         .iter()
@@ -70,11 +69,11 @@ pub(super) async fn apply(
             }
         }
         if found < expected {
-            let hole =
-                Hole { reason: GapReason::Trimmed, from, to: Some(*done), missed: Some(expected - found) };
+            let hole = Hole { reason: GapReason::Trimmed, from, to: Some(*done), missed: Some(expected - found) };
             lost.push((key.clone(), hole));
         }
     }
+    let entries = items.len() as u64;
     let mut effects = Effects::default();
     let last_slot = engine.detector.last_slot();
     if first_known {
@@ -100,17 +99,13 @@ pub(super) async fn apply(
         stream.moved = false;
         stream.taken = 0;
     }
-    Ok(())
+    Ok(entries)
 }
 
 fn replay_items(engine: &Engine, items: Vec<(usize, Entry)>) -> Vec<Item<(usize, Entry)>> {
     items
         .into_iter()
-        .map(|(index, entry)| Item {
-            stream: engine.streams[index].key.as_str().into(),
-            entry: entry.id,
-            item: (index, entry),
-        })
+        .map(|(index, entry)| Item { stream: engine.streams[index].key.as_str().into(), entry: entry.id, item: (index, entry) })
         .collect()
 }
 
@@ -151,6 +146,7 @@ impl Monitor {
             if self.stop.is_cancelled() {
                 return Ok(End::Stopped);
             }
+            self.health.beat(unix_ms());
             if self.settings.has_changed().unwrap_or(false) {
                 let settings = self.settings_now();
                 if let Err(why) = state.engine.reload(settings) {
@@ -179,6 +175,7 @@ impl Monitor {
                         tracing::info!("{} leads; this node follows", lease.node);
                         self.role.send_replace(Role::Following);
                     }
+                    self.tell("lease", true, format!("{} leads", lease.node));
                 }
             }
             let wait = next_try.saturating_duration_since(Instant::now()).max(std::time::Duration::from_millis(1));

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     detect::Merge,
     event::{EntryId, Event},
+    metrics::unix_ms,
     source,
     store::{Commit, Entry, ReadReply, Reader, Snapshot, StoreError, StreamFault},
     wire::{self, SourceState, SourceStatus},
@@ -116,12 +117,15 @@ impl Monitor {
         }
         self.role.send_replace(Role::Leading);
         self.metrics.active.set(1);
-        self.tell("positions", true, "taking over".to_owned());
+        self.tell("positions", true, "taking over");
+        self.tell("lease", true, "this node leads");
         let end = loop {
             match self.turn(&mut leader).await {
                 Ok(()) => {}
                 Err(Halt::Fenced) => {
-                    tracing::warn!("another node has taken the lease: what this one has not stored is dropped and read again there");
+                    tracing::warn!(
+                        "another node has taken the lease: what this one has not stored is dropped and read again there"
+                    );
                     break Ok(End::Again);
                 }
                 Err(Halt::Stopped) => {
@@ -154,6 +158,7 @@ impl Monitor {
         if self.stop.is_cancelled() {
             return Err(Halt::Stopped);
         }
+        self.health.beat(unix_ms());
         if self.settings.has_changed().unwrap_or(false) {
             let settings = self.settings_now();
             match l.state.engine.reload(settings) {
@@ -263,8 +268,7 @@ impl Monitor {
                     }
                     // Whole, if it came to be while we were looking or is not there yet; else from where the source says.
                     let new = self.seen_before(l, index) || matches!(self.store.stream_info(&key).await?, Ok(None));
-                    let position =
-                        if new { EntryId::ZERO } else { start_position(source.start, self.store.now_ms().await?) };
+                    let position = if new { EntryId::ZERO } else { start_position(source.start, self.store.now_ms().await?) };
                     let added = l.state.engine.add_stream(Stream::new(key.clone(), Feeds::Source(index as u16), position));
                     let at = l.merge.add(&key);
                     debug_assert_eq!(added, at);
@@ -278,8 +282,7 @@ impl Monitor {
 
     /// Whether the streams of a source have been looked up before, so that a new one is one that was made meanwhile.
     fn seen_before(&self, l: &Leader<'_>, source: usize) -> bool {
-        l.state.discovered
-            || l.state.engine.streams.iter().any(|s| s.feeds == Feeds::Source(source as u16) && s.existed)
+        l.state.discovered || l.state.engine.streams.iter().any(|s| s.feeds == Feeds::Source(source as u16) && s.existed)
     }
 
     /// Reads what there is, or waits for it until something else is due. `None`: told to stop.
@@ -415,6 +418,9 @@ impl Monitor {
             self.commit(l).await?;
         }
         if closed {
+            if l.store_ms > slot + 2 * l.state.engine.interval_ms() {
+                self.metrics.slots_late.inc();
+            }
             self.publish(&l.state.engine, self.crossed_snapshot(slot_before, slot));
             self.tell("positions", true, format!("slot {slot} closed"));
             self.compare(l, COMPARE_MAX).await?;
@@ -502,7 +508,7 @@ impl Monitor {
                 }
             }
             let lag = l.state.engine.streams.iter().filter(own).try_fold(0, |sum, s| s.lag.map(|lag| sum + lag));
-            self.metrics.set_source_lag(index, lag);
+            self.metrics.set_source_lag(&source.name, lag);
             self.hub.push_source(SourceStatus { source: source.name.clone(), status: state, since_ms: l.store_ms });
         }
     }
@@ -618,7 +624,9 @@ impl Monitor {
         });
         match done.await {
             Ok(Ok(())) => tracing::info!("the state is written down and the lease given back"),
-            Ok(Err(_)) | Err(_) => tracing::warn!("the state could not be written down; the next start reads on from the last commit"),
+            Ok(Err(_)) | Err(_) => {
+                tracing::warn!("the state could not be written down; the next start reads on from the last commit")
+            }
         }
     }
 }

@@ -82,6 +82,8 @@ pub enum Role {
     Starting,
     Following,
     Leading,
+    /// The loop has ended: nothing will be committed by this node any more.
+    Stopped,
 }
 
 /// Everything the loop talks to.
@@ -116,7 +118,9 @@ enum End {
     /// Another node leads, or the state must be read anew.
     Again,
     /// The lease is ours.
-    Lead { fence: u64 },
+    Lead {
+        fence: u64,
+    },
 }
 
 /// The state machine as of a commit record.
@@ -142,6 +146,12 @@ impl Monitor {
     ///
     /// Only what waiting cannot mend: a store of a newer format, a store without scripts.
     pub async fn run(mut self) -> Result<(), MonitorError> {
+        let ended = self.run_on().await;
+        self.role.send_replace(Role::Stopped);
+        ended
+    }
+
+    async fn run_on(&mut self) -> Result<(), MonitorError> {
         let mut outage = Outage::new("the store");
         let mut known_fence = 0;
         loop {
@@ -208,13 +218,22 @@ impl Monitor {
             if records.is_empty() {
                 break;
             }
+            self.health.beat(unix_ms());
             for record in &records {
-                follow::apply(&self.store, &mut engine, commit, record, &mut lost, None).await?;
+                let entries = follow::apply(&self.store, &mut engine, commit, record, &mut lost, None).await?;
+                self.metrics.replayed_entries.inc_by(entries);
                 commit = record.n;
             }
         }
-        let mut state =
-            State { engine, commit, fence: known_fence, epoch: recovered.epoch.clone(), seq: recovered.seq, lost, discovered: false };
+        let mut state = State {
+            engine,
+            commit,
+            fence: known_fence,
+            epoch: recovered.epoch.clone(),
+            seq: recovered.seq,
+            lost,
+            discovered: false,
+        };
         if commit > recovered.commit {
             // Records were added while we read: what is open is asked again.
             let again = self.store.recover().await?;
@@ -234,14 +253,13 @@ impl Monitor {
     fn store_down(&self, outage: &mut Outage, error: &StoreError) {
         outage.failed(error);
         self.hub.set_store_up(false);
-        self.metrics.store_up.set(0);
         self.tell("store", false, error.to_string());
     }
 
     fn store_up(&self, outage: &mut Outage) {
         outage.over();
         self.hub.set_store_up(true);
-        self.metrics.store_up.set(1);
+        self.metrics.set_store_reconnects(self.store.reconnects());
         self.tell("store", true, self.store.describe());
     }
 
@@ -303,8 +321,6 @@ fn start_position(start: source::Start, now_ms: u64) -> EntryId {
     match start {
         source::Start::Earliest => EntryId::ZERO,
         source::Start::Now => EntryId::new(now_ms, 0),
-        source::Start::Ago(ago) => {
-            EntryId::new(now_ms.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)), 0)
-        }
+        source::Start::Ago(ago) => EntryId::new(now_ms.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)), 0),
     }
 }

@@ -6,7 +6,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes, protocol::CloseFrame};
 
 use super::{
-    Context, RECONNECT_MAX_MS, RECONNECT_MIN_MS,
+    Context,
     admission::Denied,
     feed::{Feed, Out},
     handshake::{admit, missing},
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     auth::Principal,
     hub::Connection,
-    wire::{self, ClientFrame, CloseCode, ErrorCode, RequestId, Subscription, rfc3339},
+    wire::{self, ClientFrame, CloseCode, ErrorCode, RequestId, Subscription},
 };
 
 /// Bytes joined into one turn's writing; far under what the socket may buffer.
@@ -77,7 +77,7 @@ pub(super) async fn serve(ctx: Arc<Context>, socket: Socket, place: Connection, 
         lagging: Lagging::No,
     };
     let end = client.run(arrival, subscription).await;
-    client.part(end).await;
+    Box::pin(client.part(end)).await;
 }
 
 struct Open(prometheus::IntGauge);
@@ -132,11 +132,12 @@ impl Client {
         let principal = match arrival {
             Arrival::Admitted(principal) => principal,
             Arrival::Denied(denied) => return End::Denied(denied),
-            Arrival::Token(token) => match admit(&self.ctx, &self.place, &token).await {
+            // What happens once or rarely is boxed: an idle client is as large as the largest thing it may come to wait for.
+            Arrival::Token(token) => match Box::pin(admit(&self.ctx, &self.place, &token)).await {
                 Ok(principal) => principal,
                 Err(denied) => return End::Denied(denied),
             },
-            Arrival::Unknown => match self.first_frame().await {
+            Arrival::Unknown => match Box::pin(self.first_frame()).await {
                 Ok(principal) => principal,
                 Err(end) => return end,
             },
@@ -152,6 +153,9 @@ impl Client {
         loop {
             if hub.draining().is_some() {
                 return Err(End::Close(CloseCode::ShuttingDown));
+            }
+            if self.place.is_ended() {
+                return Err(End::Close(CloseCode::Forbidden));
             }
             let incoming = tokio::select! {
                 incoming = self.socket.incoming() => incoming,
@@ -211,31 +215,10 @@ impl Client {
         }
     }
 
-    fn hello(&self, principal: &Principal) -> String {
-        let options = &self.ctx.options;
-        wire::hello(&wire::Hello {
-            version: env!("CARGO_PKG_VERSION"),
-            connection: format!("{}-{}", self.ctx.node, self.place.id()),
-            node: self.ctx.node.clone(),
-            time: rfc3339(now_ms()),
-            user: principal.user_id.clone(),
-            permissions: principal.permissions.clone(),
-            expires_at: rfc3339(principal.expires_at_ms),
-            ping_interval_ms: u64::try_from(options.ping_interval.as_millis()).unwrap_or(u64::MAX),
-            head: self.ctx.hub.head_pos().to_string(),
-            limits: wire::HelloLimits {
-                frame_bytes: options.frame_bytes_max,
-                events_rate: options.events_rate,
-                connections_per_user: options.connections_per_user_max,
-            },
-            reconnect: wire::Reconnect { min_ms: RECONNECT_MIN_MS, max_ms: RECONNECT_MAX_MS },
-        })
-    }
-
     async fn live(&mut self, principal: Principal, subscription: Subscription) -> End {
         let ctx = self.ctx.clone();
         let mut feed = Feed::new(ctx.hub.clone(), ctx.store.clone(), ctx.options.events_rate);
-        let hello = Out::new("hello", self.hello(&principal));
+        let hello = Out::new("hello", ctx.hello(&self.place, &principal));
         // The first of all, so there is room.
         let _ = feed.subscribe(None, subscription);
         let now = Instant::now();
@@ -259,17 +242,19 @@ impl Client {
                 sleep.as_mut().reset(wake_at);
             }
             let event = {
-                let may_wait = !live.more || self.stall.is_some();
+                let stalled = self.stall.is_some();
+                let may_wait = !live.more || stalled;
                 let writing = self.socket.is_dirty() || !live.out.is_empty() || live.more;
                 tokio::select! {
                     biased;
-                    event = self.turn(&mut live.out, &mut live.due, writing) => Some(event),
-                    () = live.feed.wait(), if may_wait => None,
+                    event = self.turn(&mut live.due, writing) => Some(event),
+                    () = live.feed.wait(stalled), if may_wait => None,
                     () = &mut sleep => None,
                 }
             };
             match event {
                 None => live.more = true,
+                Some(Event::Stalled) => {}
                 Some(Event::Gone) => return End::Peer { closed: false },
                 Some(Event::Writable) => {
                     // The socket takes more: everything that is ready, then one flush.
@@ -291,12 +276,12 @@ impl Client {
     }
 
     /// Reads, and finishes what is being written. Ends with something to do.
-    async fn turn(&mut self, out: &mut Vec<Out>, due: &mut Vec<u64>, writing: bool) -> Event {
+    async fn turn(&mut self, due: &mut Vec<u64>, writing: bool) -> Event {
         poll_fn(|cx| {
             if let Poll::Ready(incoming) = self.socket.poll_incoming(cx) {
                 return Poll::Ready(Event::Incoming(incoming));
             }
-            if !writing && !self.socket.is_dirty() && out.is_empty() {
+            if !writing && !self.socket.is_dirty() {
                 return Poll::Pending;
             }
             let flushed = match self.socket.poll_writable(cx) {
@@ -305,7 +290,10 @@ impl Client {
             };
             match flushed {
                 Poll::Ready(Ok(())) => {
-                    self.stall = None;
+                    if self.stall.take().is_some() {
+                        // Whoever reads is there.
+                        self.heard_at = Instant::now();
+                    }
                     if !due.is_empty() {
                         let now = now_ms();
                         for received in due.drain(..) {
@@ -318,10 +306,16 @@ impl Client {
                 Poll::Pending => {
                     let written = self.socket.written();
                     match &mut self.stall {
-                        Some(stall) if stall.written == written => {}
-                        stall => *stall = Some(Stall { since: Instant::now(), written }),
+                        Some(stall) if stall.written == written => Poll::Pending,
+                        Some(stall) => {
+                            *stall = Stall { since: Instant::now(), written };
+                            Poll::Pending
+                        }
+                        none => {
+                            *none = Some(Stall { since: Instant::now(), written });
+                            Poll::Ready(Event::Stalled)
+                        }
                     }
-                    Poll::Pending
                 }
             }
         })
@@ -334,10 +328,10 @@ impl Client {
             self.lagging = Lagging::Said;
             self.push(wire::lagging().into())?;
         }
+        self.ctx.metrics.frames_sent.add("websocket", live.out.len() as u64);
         for out in live.out.drain(..) {
             live.due.extend(out.received_at_ms);
             self.socket.push(Message::Text(out.frame))?;
-            self.ctx.metrics.frames_sent.inc("websocket");
         }
         Ok(())
     }
@@ -352,6 +346,9 @@ impl Client {
         let options = &self.ctx.options;
         if self.ctx.hub.draining().is_some() {
             return Some(CloseCode::ShuttingDown);
+        }
+        if self.place.is_ended() {
+            return Some(CloseCode::Forbidden);
         }
         if now >= live.expires_at {
             return Some(CloseCode::TokenExpired);
@@ -415,7 +412,7 @@ impl Client {
                     ),
                 }
             }
-            Some(Ok(ClientFrame::Refresh { id, token })) => self.refresh(live, id, &token).await?,
+            Some(Ok(ClientFrame::Refresh { id, token })) => Box::pin(self.refresh(live, id, &token)).await?,
         };
         // Bounded: a client that does not read its answers may not ask for more.
         if live.out.len() >= 1024 {
@@ -511,6 +508,8 @@ impl Client {
 
 enum Event {
     Incoming(Incoming),
+    /// The socket has begun to take nothing: the clocks are other ones now.
+    Stalled,
     /// What was written is out, and there may be more.
     Writable,
     Gone,

@@ -7,14 +7,14 @@
 use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::watch,
+    sync::{OwnedSemaphorePermit, watch},
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::rate::Bucket;
 use crate::{
-    hub::{ALERTS_PAGE, AlertFrame, Cursor, Hub, Interest, Located, Read},
+    hub::{AlertFrame, Cursor, Hub, Interest, Located, Read},
     store::{LogEntry, Store, StoreError},
     wire::{self, Pos, RequestId, Subscription},
 };
@@ -22,6 +22,8 @@ use crate::{
 /// An answer of the store that takes longer is none; then it is asked again.
 const ANSWER: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(1);
+/// Entries of the alert log asked of the store at once: what a client in replay holds in memory.
+const PAGE: usize = 64;
 /// Live events taken in one turn, and how often a client hears of lost ones.
 const EVENTS_BATCH: usize = 256;
 const GAP_EVERY: Duration = Duration::from_secs(1);
@@ -31,15 +33,34 @@ pub(super) struct Out {
     /// Its `type`, the `event:` of SSE.
     pub(super) name: &'static str,
     pub(super) frame: Utf8Bytes,
-    /// Of the alert log: the `id:` of SSE.
-    pub(super) pos: Option<Pos>,
+    /// Of the alert log, or a `position`: the `id:` of SSE.
+    pub(super) pos: Option<At>,
     /// Arrival of what caused a live alert, Unix ms.
     pub(super) received_at_ms: Option<u64>,
+}
+
+/// Where a frame stands in the alert log.
+pub(super) enum At {
+    Alert(Arc<AlertFrame>),
+    Position(Pos),
+}
+
+impl At {
+    pub(super) fn pos(&self) -> &Pos {
+        match self {
+            At::Alert(alert) => &alert.pos,
+            At::Position(pos) => pos,
+        }
+    }
 }
 
 impl Out {
     pub(super) fn new(name: &'static str, frame: String) -> Out {
         Out { name, frame: frame.into(), pos: None, received_at_ms: None }
+    }
+
+    fn position(pos: &Pos) -> Out {
+        Out { pos: Some(At::Position(pos.clone())), ..Out::new("position", wire::position(&pos.to_string())) }
     }
 }
 
@@ -48,7 +69,7 @@ type Asking = Pin<Box<dyn Future<Output = Fetched> + Send>>;
 /// What the store said.
 enum Fetched {
     Located(Located),
-    Firing(Vec<LogEntry>),
+    Firing(Vec<LogEntry>, OwnedSemaphorePermit),
     Page(Vec<LogEntry>),
 }
 
@@ -74,13 +95,15 @@ pub(super) struct Feed {
     subscription: Subscription,
     cursor: Cursor,
     /// The position the client has, by a frame or by `position`.
-    told: Pos,
+    told: u64,
     /// Has been at the ring's head: from here on, falling off its tail means being too slow.
     live: bool,
     setup: Option<Setup>,
     next_setup: Option<Setup>,
     asking: Option<Asking>,
     fetched: Option<Fetched>,
+    /// Alerts that are firing, to be sent first; with the turn to hold so many.
+    firing: Option<(VecDeque<LogEntry>, OwnedSemaphorePermit)>,
     /// Entries from the store, not sent yet.
     page: VecDeque<LogEntry>,
     /// Frames about the feed itself, in their place before what comes next.
@@ -109,13 +132,14 @@ impl Feed {
         Feed {
             events_rate,
             subscription: Subscription::default(),
-            told: cursor.pos.clone(),
+            told: cursor.pos.seq,
             cursor,
             live: false,
             setup: None,
             next_setup: None,
             asking: None,
             fetched: None,
+            firing: None,
             page: VecDeque::new(),
             queue: VecDeque::new(),
             events: None,
@@ -144,6 +168,7 @@ impl Feed {
 
     fn start(&mut self, setup: Setup) {
         let subscription = &setup.subscription;
+        self.firing = None;
         match &subscription.after {
             Some(after) => {
                 // Taken before the store is asked: a log that changes meanwhile is then met as a reset.
@@ -154,9 +179,13 @@ impl Feed {
                 self.setup = Some(setup);
             }
             None if subscription.active => {
-                let store = self.store.clone();
+                let (store, turns) = (self.store.clone(), self.hub.active_turns());
                 // A page that was on its way is asked for again afterwards.
-                self.ask(async move { Fetched::Firing(until_answered(|| store.firing()).await) });
+                self.ask(async move {
+                    // Never closed.
+                    let Ok(turn) = turns.acquire_owned().await else { return std::future::pending().await };
+                    Fetched::Firing(until_answered(|| store.firing()).await, turn)
+                });
                 self.setup = Some(setup);
             }
             None => self.begin(setup, Ok(()), 0),
@@ -203,36 +232,15 @@ impl Feed {
                 self.cursor.pos = located.pos;
                 // Who left at the head of another node has nothing to be replayed here.
                 let replaying = self.hub.lag(&self.cursor);
-                self.told = self.cursor.pos.clone();
+                self.told = self.cursor.pos.seq;
                 self.begin(setup, located.recovered, replaying);
             }
-            (Fetched::Firing(entries), Some(setup)) => {
-                let firing: Vec<AlertFrame> = entries
-                    .into_iter()
-                    // What is after the cursor comes as an alert of its own.
-                    .filter(|entry| entry.seq <= self.cursor.pos.seq)
-                    .filter_map(AlertFrame::new)
-                    .filter(|frame| setup.subscription.wants(&frame.view))
-                    .collect();
-                let count = firing.len();
-                let next = self.next_setup.take();
-                self.begin(setup, Ok(()), count as u64);
-                self.queue.extend(firing.iter().map(|frame| Out {
-                    name: "security_alert",
-                    frame: frame.replayed().clone(),
-                    pos: Some(frame.pos.clone()),
-                    received_at_ms: None,
-                }));
-                if count > 0 {
-                    // The last position a client sees is the one it comes back with: not that of an old alert.
-                    let pos = self.cursor.pos.clone();
-                    self.queue
-                        .push_back(Out { pos: Some(pos.clone()), ..Out::new("position", wire::position(&pos.to_string())) });
-                    self.told = pos;
-                }
-                if let Some(next) = next {
-                    self.start(next);
-                }
+            (Fetched::Firing(mut entries, turn), Some(setup)) => {
+                // What is after the cursor comes as an alert of its own.
+                entries.retain(|entry| entry.seq <= self.cursor.pos.seq);
+                let count = entries.len() as u64;
+                self.firing = (count > 0).then(|| (entries.into(), turn));
+                self.begin(setup, Ok(()), count);
             }
             (Fetched::Page(entries), setup) => {
                 self.setup = setup;
@@ -248,7 +256,7 @@ impl Feed {
                 self.page.extend(entries);
             }
             // An answer to a question that has been replaced.
-            (Fetched::Located(_) | Fetched::Firing(_), None) => {}
+            (Fetched::Located(_) | Fetched::Firing(..), None) => {}
         }
     }
 
@@ -275,6 +283,9 @@ impl Feed {
                 // Nothing comes before `subscribed`.
                 return false;
             }
+            if self.collect_firing(bytes_max.saturating_sub(bytes), out) {
+                return true;
+            }
             self.collect_news(out);
             match self.collect_alerts(bytes_max.saturating_sub(bytes), &mut bytes, out) {
                 Alerts::Done => break,
@@ -282,7 +293,31 @@ impl Feed {
                 Alerts::Queued => {}
             }
         }
-        self.collect_events(now, out)
+        self.collect_events(now, bytes_max.saturating_sub(bytes), out)
+    }
+
+    /// The alerts that are firing, each as it was last told. `true`: there are more.
+    fn collect_firing(&mut self, bytes_max: usize, out: &mut Vec<Out>) -> bool {
+        let Some((entries, _)) = &mut self.firing else { return false };
+        let mut bytes = 0;
+        let mut sent = false;
+        while let Some(entry) = entries.pop_front() {
+            let Some(alert) = AlertFrame::new(entry).filter(|alert| self.subscription.wants(&alert.view)) else { continue };
+            let frame = alert.replayed().clone();
+            bytes += frame.len();
+            sent = true;
+            self.told = 0;
+            out.push(Out { name: "security_alert", frame, pos: Some(At::Alert(Arc::new(alert))), received_at_ms: None });
+            if bytes >= bytes_max {
+                return true;
+            }
+        }
+        self.firing = None;
+        if sent || self.told != self.cursor.pos.seq {
+            // The last position a client sees is the one it comes back with: not that of an old alert.
+            out.extend(self.position());
+        }
+        false
     }
 
     /// Sources and metrics: rare, small, and only the newest.
@@ -306,7 +341,8 @@ impl Feed {
                 && self.subscription.wants(&frame.view)
             {
                 let replayed = frame.pos.seq <= self.cursor.replay_to;
-                spent += self.send(&frame, replayed, out);
+                self.told = frame.pos.seq;
+                spent += send(&Arc::new(frame), replayed, out);
             }
             if spent >= bytes_max {
                 *bytes += spent;
@@ -318,18 +354,17 @@ impl Feed {
             return Alerts::Done;
         }
         loop {
-            let mut frames: Vec<(Arc<AlertFrame>, bool)> = Vec::new();
-            let subscription = &self.subscription;
+            let (subscription, told) = (&self.subscription, &mut self.told);
+            let mut sent = 0;
             let read = self.hub.read(&mut self.cursor, 64, |frame, replayed| {
                 if subscription.wants(&frame.view) {
-                    frames.push((frame.clone(), replayed));
+                    *told = frame.pos.seq;
+                    sent += send(frame, replayed, out);
                 }
+                spent + sent < bytes_max
             });
-            for (frame, replayed) in frames {
-                let sent = self.send(&frame, replayed, out);
-                spent += sent;
-                *bytes += sent;
-            }
+            spent += sent;
+            *bytes += sent;
             match read {
                 Read::Head => {
                     self.live = true;
@@ -341,14 +376,12 @@ impl Feed {
                     let (store, after) = (self.store.clone(), self.cursor.pos.seq);
                     self.live = false;
                     self.ask(async move {
-                        loop {
-                            let page = until_answered(|| store.log_read(after, ALERTS_PAGE)).await;
-                            if !page.is_empty() {
-                                return Fetched::Page(page);
-                            }
-                            // The log ends before what the ring has: the hub is about to see it too.
+                        let page = until_answered(|| store.log_read(after, PAGE)).await;
+                        if page.is_empty() {
+                            // The log ends before what the ring has: the hub is about to see that too.
                             sleep(AGAIN).await;
                         }
+                        Fetched::Page(page)
                     });
                     return Alerts::Done;
                 }
@@ -356,7 +389,7 @@ impl Feed {
                     self.page.clear();
                     for reset in resets {
                         self.tell_gap(reset.reason, reset.missed, &reset.from, &reset.to);
-                        self.told = reset.to;
+                        self.told = reset.to.seq;
                     }
                     return Alerts::Queued;
                 }
@@ -364,34 +397,23 @@ impl Feed {
         }
     }
 
-    fn send(&mut self, frame: &AlertFrame, replayed: bool, out: &mut Vec<Out>) -> usize {
-        let text = if replayed { frame.replayed().clone() } else { frame.frame.clone() };
-        let len = text.len();
-        let name = match frame.view.frame_type.as_str() {
-            "alert_acknowledged" => "alert_acknowledged",
-            "alert_unacknowledged" => "alert_unacknowledged",
-            _ => "security_alert",
-        };
-        self.told = frame.pos.clone();
-        let received_at_ms = frame.view.received_at_ms.filter(|_| !replayed);
-        out.push(Out { name, frame: text, pos: Some(frame.pos.clone()), received_at_ms });
-        len
-    }
-
-    fn collect_events(&mut self, now: Instant, out: &mut Vec<Out>) -> bool {
+    fn collect_events(&mut self, now: Instant, bytes_max: usize, out: &mut Vec<Out>) -> bool {
         let Some(events) = &mut self.events else { return false };
         let subscription = &self.subscription;
         let bucket = &mut events.bucket;
         let over_rate = &mut events.over_rate;
+        let mut bytes = 0;
         let read = self.hub.read_events(&mut events.cursor, EVENTS_BATCH, |event| {
             if !subscription.wants_event(event.severity, &event.event_type) {
-                return;
+                return true;
             }
             if bucket.take(now) {
+                bytes += event.frame.len();
                 out.push(Out { name: "security_event", frame: event.frame.clone(), pos: None, received_at_ms: None });
             } else {
                 *over_rate += 1;
             }
+            bytes < bytes_max
         });
         events.too_slow += read.missed;
         if events.lost() && events.told_at.is_none_or(|at| now.saturating_duration_since(at) >= GAP_EVERY) {
@@ -405,13 +427,18 @@ impl Feed {
         read.more
     }
 
-    /// Waits until [`Feed::collect`] may have something. Cancel-safe.
-    pub(super) async fn wait(&mut self) {
-        let tell_at =
-            self.events.as_ref().filter(|events| events.lost()).and_then(|events| events.told_at).map(|at| at + GAP_EVERY);
+    /// Waits until [`Feed::collect`] may have something. Cancel-safe. Whose socket is `stalled` is not woken by live events, for
+    /// which it has no room.
+    pub(super) async fn wait(&mut self, stalled: bool) {
+        let tell_at = self
+            .events
+            .as_ref()
+            .filter(|events| !stalled && events.lost())
+            .and_then(|events| events.told_at)
+            .map(|at| at + GAP_EVERY);
         let done = tokio::select! {
             _ = self.wake.changed() => None,
-            _ = self.wake_events.changed(), if self.events.is_some() => None,
+            _ = self.wake_events.changed(), if !stalled && self.events.is_some() => None,
             fetched = answer(&mut self.asking), if self.asking.is_some() => Some(fetched),
             () = sleep_until(tell_at.unwrap_or_else(Instant::now)), if tell_at.is_some() => None,
         };
@@ -423,11 +450,11 @@ impl Feed {
 
     /// A `position` frame, if the cursor has moved without a frame since the client was told.
     pub(super) fn position(&mut self) -> Option<Out> {
-        if self.setup.is_some() || !self.page.is_empty() || self.told == self.cursor.pos {
+        if self.setup.is_some() || self.firing.is_some() || self.told == self.cursor.pos.seq {
             return None;
         }
-        self.told = self.cursor.pos.clone();
-        Some(Out { pos: Some(self.told.clone()), ..Out::new("position", wire::position(&self.told.to_string())) })
+        self.told = self.cursor.pos.seq;
+        Some(Out::position(&self.cursor.pos))
     }
 
     /// Has read at the head once, and what comes next has left memory since.
@@ -445,6 +472,20 @@ impl Events {
     fn lost(&self) -> bool {
         self.over_rate + self.too_slow > 0
     }
+}
+
+/// Puts a frame of the alert log among what is to be sent; gives its bytes.
+fn send(alert: &Arc<AlertFrame>, replayed: bool, out: &mut Vec<Out>) -> usize {
+    let frame = if replayed { alert.replayed().clone() } else { alert.frame.clone() };
+    let len = frame.len();
+    let name = match alert.view.frame_type.as_str() {
+        "alert_acknowledged" => "alert_acknowledged",
+        "alert_unacknowledged" => "alert_unacknowledged",
+        _ => "security_alert",
+    };
+    let received_at_ms = alert.view.received_at_ms.filter(|_| !replayed);
+    out.push(Out { name, frame, pos: Some(At::Alert(alert.clone())), received_at_ms });
+    len
 }
 
 enum Alerts {

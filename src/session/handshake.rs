@@ -33,13 +33,13 @@ pub struct Upgrade {
 
 impl Upgrade {
     /// Checks the request's form. `Err` is the answer to give instead.
-    pub fn of(request: &mut Request<Body>) -> Result<Upgrade, Response<Body>> {
-        let bad = |text: &str| Denied::BadRequest(text.to_owned()).response();
+    pub fn of(request: &mut Request<Body>) -> Result<Upgrade, Box<Response<Body>>> {
+        let bad = |text: &str| Box::new(Denied::BadRequest(text.to_owned()).response());
         let headers = request.headers();
         if request.method() != Method::GET {
             let mut response = admission::problem(StatusCode::METHOD_NOT_ALLOWED, "bad_request", "a WebSocket begins with GET");
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
-            return Err(response);
+            return Err(Box::new(response));
         }
         if request.version() != Version::HTTP_11
             || !has_word(headers, header::UPGRADE, "websocket")
@@ -49,12 +49,12 @@ impl Upgrade {
                 admission::problem(StatusCode::UPGRADE_REQUIRED, "bad_request", "this address speaks WebSocket over HTTP/1.1");
             response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            return Err(response);
+            return Err(Box::new(response));
         }
         if headers.get(header::SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes) != Some(b"13") {
             let mut response = admission::problem(StatusCode::UPGRADE_REQUIRED, "bad_request", "the version spoken here is 13");
             response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-            return Err(response);
+            return Err(Box::new(response));
         }
         let key = headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes).filter(|key| is_key(key));
         let Some(key) = key else { return Err(bad("`Sec-WebSocket-Key` is not 16 bytes in base64")) };
@@ -62,7 +62,11 @@ impl Upgrade {
             return Err(bad("`Sec-WebSocket-Key` is not ASCII"));
         };
         if request.extensions().get::<OnUpgrade>().is_none() {
-            return Err(admission::problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", "this connection cannot be upgraded"));
+            return Err(Box::new(admission::problem(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "this connection cannot be upgraded",
+            )));
         }
         Ok(Upgrade { accept, on: hyper::upgrade::on(request) })
     }
@@ -162,7 +166,7 @@ pub async fn websocket(ctx: Arc<Context>, mut request: Request<Body>, peer: Sock
         Ok(upgrade) => upgrade,
         Err(response) => {
             ctx.metrics.connections_rejected.inc("bad_request");
-            return response;
+            return *response;
         }
     };
     let headers = request.headers();

@@ -11,7 +11,13 @@ use std::{
 
 use tokio_util::task::TaskTracker;
 
-use crate::{auth::Auth, hub::Hub, metrics::Metrics, store::Store};
+use crate::{
+    auth::{Auth, Principal},
+    hub::{Connection, Hub},
+    metrics::Metrics,
+    store::Store,
+    wire,
+};
 
 mod admission;
 mod client;
@@ -63,6 +69,28 @@ pub struct Context {
 impl Context {
     pub fn new(hub: Arc<Hub>, store: Store, auth: Auth, metrics: Arc<Metrics>, options: Options, node: String) -> Arc<Context> {
         Arc::new(Context { hub, store, auth, metrics, options, node, tasks: TaskTracker::new() })
+    }
+
+    /// The first frame of a client's.
+    fn hello(&self, place: &Connection, principal: &Principal) -> String {
+        let options = &self.options;
+        wire::hello(&wire::Hello {
+            version: env!("CARGO_PKG_VERSION"),
+            connection: format!("{}-{}", self.node, place.id()),
+            node: self.node.clone(),
+            time: wire::rfc3339(now_ms()),
+            user: principal.user_id.clone(),
+            permissions: principal.permissions.clone(),
+            expires_at: wire::rfc3339(principal.expires_at_ms),
+            ping_interval_ms: u64::try_from(options.ping_interval.as_millis()).unwrap_or(u64::MAX),
+            head: self.hub.head_pos().to_string(),
+            limits: wire::HelloLimits {
+                frame_bytes: options.frame_bytes_max,
+                events_rate: options.events_rate,
+                connections_per_user: options.connections_per_user_max,
+            },
+            reconnect: wire::Reconnect { min_ms: RECONNECT_MIN_MS, max_ms: RECONNECT_MAX_MS },
+        })
     }
 }
 

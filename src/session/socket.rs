@@ -163,7 +163,7 @@ impl Socket {
     }
 
     /// After the close frame, or the client's own: waits for the other side to end, and ends.
-    pub(super) async fn drain(mut self) {
+    pub async fn drain(mut self) {
         let _ = timeout(DRAIN, async {
             // The client's close frame, if it can be read as one.
             loop {

@@ -144,11 +144,14 @@ impl Client {
         let _ = feed.subscribe(None, subscription);
         let expires_at = super::client::expiry(principal.expires_at_ms, Instant::now());
         let mut comment_at = Instant::now() + COMMENT_EVERY;
-        let mut out = Vec::new();
+        let mut out = vec![Out::new("hello", ctx.hello(&self.place, principal))];
         loop {
             let now = Instant::now();
             if ctx.hub.draining().is_some() {
                 return Some(CloseCode::ShuttingDown);
+            }
+            if self.place.is_ended() {
+                return Some(CloseCode::Forbidden);
             }
             if now >= expires_at {
                 return Some(CloseCode::TokenExpired);
@@ -177,7 +180,7 @@ impl Client {
             }
             if !more {
                 tokio::select! {
-                    () = feed.wait() => {}
+                    () = feed.wait(false) => {}
                     () = sleep_until(comment_at.min(expires_at)) => {}
                     () = self.pieces.closed() => return None,
                 }
@@ -190,9 +193,9 @@ impl Client {
 fn append(piece: &mut BytesMut, out: &Out) {
     piece.put_slice(b"event: ");
     piece.put_slice(out.name.as_bytes());
-    if let Some(pos) = &out.pos {
+    if let Some(at) = &out.pos {
         piece.put_slice(b"\nid: ");
-        piece.put_slice(pos.to_string().as_bytes());
+        piece.put_slice(at.pos().to_string().as_bytes());
     }
     piece.put_slice(b"\ndata: ");
     piece.put_slice(out.frame.as_bytes());
@@ -201,12 +204,12 @@ fn append(piece: &mut BytesMut, out: &Out) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::feed::At, *};
 
     #[test]
     fn an_event_as_text() {
         let mut piece = BytesMut::new();
-        let pos = Some(wire::Pos { seq: 3, check: "00c0ffee".into() });
+        let pos = Some(At::Position(wire::Pos { seq: 3, check: "00c0ffee".into() }));
         append(&mut piece, &Out { pos, ..Out::new("position", r#"{"type":"position"}"#.to_owned()) });
         append(&mut piece, &Out::new("lagging", wire::lagging()));
         assert_eq!(

@@ -28,11 +28,16 @@ async fn watch(options: &Options, pattern: &str, store: &Store) -> Result<std::c
     let hasher = ahash::RandomState::new();
     if store.bookmark(&bookmark).await?.is_none() {
         if options.start != Start::Earliest {
-            scan(store, pattern, async |keys: Vec<String>| {
+            let mut cursor = 0;
+            loop {
+                let (next, keys) = store.scan_keys(pattern, cursor).await?;
                 let marks: Vec<String> = keys.iter().map(|key| mark(options, key)).collect();
-                store.mark_seen(&marks, SEEN_TTL).await
-            })
-            .await?;
+                store.mark_seen(&marks, SEEN_TTL).await?;
+                cursor = next;
+                if cursor == 0 {
+                    break;
+                }
+            }
         }
         store.set_bookmark(&bookmark, "begun").await?;
     }
@@ -77,21 +82,6 @@ async fn watch(options: &Options, pattern: &str, store: &Store) -> Result<std::c
 
 fn mark(options: &Options, key: &str) -> String {
     format!("key:{}:{key}", options.name)
-}
-
-async fn scan<F>(store: &Store, pattern: &str, mut each: F) -> Result<(), BridgeError>
-where
-    F: AsyncFnMut(Vec<String>) -> Result<(), crate::store::StoreError>,
-{
-    let mut cursor = 0;
-    loop {
-        let (next, keys) = store.scan_keys(pattern, cursor).await?;
-        each(keys).await?;
-        cursor = next;
-        if cursor == 0 {
-            return Ok(());
-        }
-    }
 }
 
 /// Hands the values of these keys to the intake; a key that is gone again or holds nothing readable is left for the next look.

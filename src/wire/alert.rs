@@ -98,6 +98,14 @@ pub fn with_pos(body: &str, pos: &str, replayed: bool) -> String {
     frame
 }
 
+/// The same frame for who was not there when it was made.
+pub fn mark_replayed(frame: &str) -> String {
+    match frame.strip_suffix('}') {
+        Some(open) => format!("{open},\"replayed\":true}}"),
+        None => frame.to_owned(),
+    }
+}
+
 /// What filters and metrics look at in an entry of the alert log; read once, when the entry enters the hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AlertView {
@@ -223,6 +231,7 @@ mod tests {
     fn the_position_is_spliced_in() {
         assert_eq!(with_pos(r#"{"a":1}"#, "1-00000000", false), r#"{"a":1,"pos":"1-00000000"}"#);
         assert_eq!(with_pos(r#"{"a":1}"#, "1-00000000", true), r#"{"a":1,"pos":"1-00000000","replayed":true}"#);
+        assert_eq!(mark_replayed(&with_pos(r#"{"a":1}"#, "1-00000000", false)), with_pos(r#"{"a":1}"#, "1-00000000", true));
         assert_eq!(with_pos("{}", "1-00000000", false), r#"{"pos":"1-00000000"}"#);
     }
 

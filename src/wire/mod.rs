@@ -11,15 +11,15 @@ mod request;
 mod stored;
 mod subscription;
 
-pub use alert::{AlertView, alert_body, with_pos};
+pub use alert::{AlertView, alert_body, mark_replayed, with_pos};
 pub use close::CloseCode;
 pub use frame::{
     ErrorCode, Feed, Hello, HelloLimits, Reconnect, SourceState, SourceStatus, bye, error_frame, event_frame, gap, hello,
     lagging, metrics_frame, metrics_json, ok, pong, position, source_status, subscribed,
 };
 pub use pos::{After, BadPos, Pos};
-pub use stored::alert_from_body;
 pub use request::{BadRequest, ClientFrame, RequestId};
+pub use stored::alert_from_body;
 pub use subscription::{Subscription, token_in_query};
 
 /// Unix milliseconds as the contract writes times: RFC 3339, UTC, milliseconds, `Z`. Beyond the year 9999: the last moment of it.

@@ -54,7 +54,11 @@ pub fn alert_from_body(body: &str) -> Option<Alert> {
         received_at_ms: s.received_at.as_deref().and_then(unix_ms).unwrap_or(timestamp_ms),
         value: s.value,
         threshold: s.threshold,
-        window_ms: s.window.as_deref().and_then(|w| humantime::parse_duration(w).ok()).and_then(|w| w.as_millis().try_into().ok()),
+        window_ms: s
+            .window
+            .as_deref()
+            .and_then(|w| humantime::parse_duration(w).ok())
+            .and_then(|w| w.as_millis().try_into().ok()),
         user_id: s.user_id,
         username: s.username,
         details: s.details,

@@ -25,6 +25,8 @@ pub const NOTHING: Duration = Duration::ZERO;
 
 pub enum Engine {
     Redis(RedisServer),
+    /// The same, over the newer protocol.
+    Resp3(RedisServer),
     Embedded(tempfile::TempDir),
 }
 
@@ -33,13 +35,27 @@ impl Engine {
         Engine::Redis(RedisServer::start(&[]))
     }
 
+    pub fn resp3() -> Engine {
+        Engine::Resp3(RedisServer::start(&[]))
+    }
+
     pub fn embedded() -> Engine {
         Engine::Embedded(tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    /// An empty one of the same kind.
+    pub fn another(&self) -> Engine {
+        match self {
+            Engine::Redis(_) => Engine::redis(),
+            Engine::Resp3(_) => Engine::resp3(),
+            Engine::Embedded(_) => Engine::embedded(),
+        }
     }
 
     pub fn options(&self) -> Options {
         let target = match self {
             Engine::Redis(server) => Target::Redis(server.url()),
+            Engine::Resp3(server) => Target::Redis(format!("{}?protocol=resp3", server.url())),
             Engine::Embedded(dir) => Target::Embedded(dir.path().to_owned()),
         };
         options(target)
@@ -77,8 +93,8 @@ macro_rules! suite {
         mod $engine {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $scenario() {
-                let engine = crate::suite::Engine::$engine();
-                let done = tokio::time::timeout(3 * crate::suite::PATIENCE, crate::suite::$scenario(&engine)).await;
+                let engine = $crate::suite::Engine::$engine();
+                let done = tokio::time::timeout(3 * $crate::suite::PATIENCE, $crate::suite::$scenario(&engine)).await;
                 done.expect("the scenario ends in time");
             })*
         }
@@ -675,10 +691,7 @@ pub async fn checks_are_chained_and_tell_two_histories_apart(engine: &Engine) {
     store.close().await;
 
     // The same first two alerts in a store of its own: another epoch, so no position means the same.
-    let other = match engine {
-        Engine::Redis(_) => Engine::redis(),
-        Engine::Embedded(_) => Engine::embedded(),
-    };
+    let other = engine.another();
     let second = other.open().await;
     let fence2 = fence(&second, "n1").await;
     taken(&second, &commit(fence2, 1, (1..=2).map(|n| entry("a", true, n)).collect())).await;
@@ -700,10 +713,7 @@ pub async fn what_was_lost_is_put_back_where_it_was(engine: &Engine) {
     store.close().await;
 
     // All of it lost: an empty store takes the history back, with the epoch it belongs to.
-    let fresh = match engine {
-        Engine::Redis(_) => Engine::redis(),
-        Engine::Embedded(_) => Engine::embedded(),
-    };
+    let fresh = engine.another();
     let store = fresh.open().await;
     let lease = store.lease("n1", fence1).await.unwrap();
     assert!(lease.fence > fence1);
@@ -720,10 +730,7 @@ pub async fn what_was_lost_is_put_back_where_it_was(engine: &Engine) {
     store.close().await;
 
     // Only the end of it was still at hand: the log begins there.
-    let third = match engine {
-        Engine::Redis(_) => Engine::redis(),
-        Engine::Embedded(_) => Engine::embedded(),
-    };
+    let third = engine.another();
     let store = third.open().await;
     let fence3 = fence(&store, "n1").await;
     store.log_restore(fence3, &before.epoch, &log[2..]).await.unwrap();

@@ -60,6 +60,10 @@ impl RedisServer {
         self.port
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the server runs").id()
+    }
+
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
@@ -70,11 +74,7 @@ impl RedisServer {
 
     /// A connection for doing what auditcast does not.
     pub fn client(&self) -> redis::Connection {
-        self.client_as(&self.url())
-    }
-
-    pub fn client_as(&self, url: &str) -> redis::Connection {
-        redis::Client::open(url).and_then(|client| client.get_connection()).expect("the server answers")
+        redis::Client::open(self.url()).and_then(|client| client.get_connection()).expect("the server answers")
     }
 
     fn log(&self) -> String {
@@ -84,6 +84,8 @@ impl RedisServer {
     fn run(&mut self) -> bool {
         let child = Command::new(&self.binary)
             .args(["--bind", "127.0.0.1", "--save", "", "--daemonize", "no", "--logfile", "log"])
+            // Older ones open the log before they go to --dir.
+            .current_dir(self.dir.path())
             .args(["--port", &self.port.to_string(), "--dir"])
             .arg(self.dir.path())
             .args(&self.extra)

@@ -107,7 +107,12 @@ impl Application {
         let Some(session) = user.session.clone() else {
             // One login in thirty goes wrong at first.
             if self.below(30) == 0 {
-                return entry("auth.login_failed", &user, &user.address, json!({"reason": "wrong password", "duration_ms": duration_ms}));
+                return entry(
+                    "auth.login_failed",
+                    &user,
+                    &user.address,
+                    json!({"reason": "wrong password", "duration_ms": duration_ms}),
+                );
             }
             self.sessions += 1;
             let session = format!("sess-{:05}", self.sessions);
@@ -123,23 +128,52 @@ impl Application {
                 self.users[at].session = None;
                 entry("session.timeout", &user, &user.address, json!({"session_id": session}))
             }
-            4 => entry("permission.denied", &user, &user.address, json!({"session_id": session, "resource": "reports/payroll", "outcome": "denied"})),
-            5..=12 => entry("data.export", &user, &user.address, json!({"session_id": session, "resource": "reports/monthly", "rows": self.below(900), "duration_ms": duration_ms * 9})),
-            13..=30 => entry("user.profile_updated", &user, &user.address, json!({"session_id": session, "duration_ms": duration_ms})),
+            4 => entry(
+                "permission.denied",
+                &user,
+                &user.address,
+                json!({"session_id": session, "resource": "reports/payroll", "outcome": "denied"}),
+            ),
+            5..=12 => entry(
+                "data.export",
+                &user,
+                &user.address,
+                json!({"session_id": session, "resource": "reports/monthly", "rows": self.below(900), "duration_ms": duration_ms * 9}),
+            ),
+            13..=30 => {
+                entry("user.profile_updated", &user, &user.address, json!({"session_id": session, "duration_ms": duration_ms}))
+            }
             31..=40 => entry("token.refreshed", &user, &user.address, json!({"session_id": session, "duration_ms": duration_ms})),
-            _ => entry("api.request", &user, &user.address, json!({"session_id": session, "path": "/api/sessions", "status_code": 200, "duration_ms": duration_ms})),
+            _ => entry(
+                "api.request",
+                &user,
+                &user.address,
+                json!({"session_id": session, "path": "/api/sessions", "status_code": 200, "duration_ms": duration_ms}),
+            ),
         }
     }
 
     fn attack(&mut self, attack: Attack, n: u32) -> Fields {
         let victim = self.users[7].clone();
         match attack {
-            Attack::BruteForce => entry("AUTH_FAILURE", &victim, "203.0.113.66", json!({"reason": "wrong password", "attempt": n + 1})),
+            Attack::BruteForce => {
+                entry("AUTH_FAILURE", &victim, "203.0.113.66", json!({"reason": "wrong password", "attempt": n + 1}))
+            }
             Attack::Spraying => {
                 let user = self.users[n as usize % USERS].clone();
-                entry("auth.login_failed", &user, "198.51.100.23", json!({"reason": "wrong password", "user_agent": "python-requests/2.31"}))
+                entry(
+                    "auth.login_failed",
+                    &user,
+                    "198.51.100.23",
+                    json!({"reason": "wrong password", "user_agent": "python-requests/2.31"}),
+                )
             }
-            Attack::Flood => entry("RATE_LIMIT_EXCEEDED", &self.users[31].clone(), "192.0.2.99", json!({"endpoint": "/api/export", "limit": 10})),
+            Attack::Flood => entry(
+                "RATE_LIMIT_EXCEEDED",
+                &self.users[31].clone(),
+                "192.0.2.99",
+                json!({"endpoint": "/api/export", "limit": 10}),
+            ),
             Attack::Injection => entry(
                 "security.injection_attempt",
                 &self.users[52].clone(),

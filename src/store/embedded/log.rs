@@ -53,7 +53,7 @@ struct LogRow {
 fn read_log_row(seq: u64, row: &[u8]) -> Done<LogRow> {
     let mut bytes = Bytes(row);
     let (Some(check), Some(time_ms), Some(alert_id)) = (bytes.block(), bytes.u64(), bytes.block()) else {
-        return Err(Fault::row("log"));
+        return Err(Fault::Damaged("log"));
     };
     let entry = LogEntry { seq, check: lossy(check), body: lossy(bytes.0) };
     Ok(LogRow { time_ms, alert_id: alert_id.to_vec(), entry })
@@ -73,7 +73,7 @@ fn state_row(seq: u64, check: &str, body: &str) -> Vec<u8> {
 
 fn read_state_row(row: &[u8]) -> Done<LogEntry> {
     let mut bytes = Bytes(row);
-    let (Some(seq), Some(check)) = (bytes.u64(), bytes.block()) else { return Err(Fault::row("state")) };
+    let (Some(seq), Some(check)) = (bytes.u64(), bytes.block()) else { return Err(Fault::Damaged("state")) };
     Ok(LogEntry { seq, check: lossy(check), body: lossy(bytes.0) })
 }
 
@@ -266,7 +266,7 @@ fn put_dead(group: &mut Group<'_, '_>, letter: &DeadLetter) -> Done<()> {
         };
         let mut rest = Bytes(&oldest);
         let whole = rest.block().and(rest.block()).and(rest.block());
-        let key = whole.and_then(|_| oldest.get(..oldest.len() - rest.0.len())).ok_or_else(|| Fault::row("deadletter"))?;
+        let key = whole.and_then(|_| oldest.get(..oldest.len() - rest.0.len())).ok_or(Fault::Damaged("deadletter"))?;
         group.tables.dead_seen.remove(key)?;
     }
     Ok(())
@@ -285,9 +285,9 @@ pub(super) fn dead_letters(txn: &ReadTransaction, limit: usize) -> Done<Vec<Dead
         .map(|row| {
             let value = row?.1;
             let mut bytes = Bytes(value.value());
-            let mut part = || bytes.block().map(lossy).ok_or_else(|| Fault::row("deadletter"));
+            let mut part = || bytes.block().map(lossy).ok_or(Fault::Damaged("deadletter"));
             let (source, stream, entry, reason, body) = (part()?, part()?, part()?, part()?, part()?);
-            let entry = entry.parse().map_err(|_| Fault::row("deadletter"))?;
+            let entry = entry.parse().map_err(|_| Fault::Damaged("deadletter"))?;
             Ok(DeadLetter { source, stream, entry, reason, body })
         })
         .collect()
@@ -392,7 +392,7 @@ pub(super) fn firing(txn: &ReadTransaction) -> Done<Vec<LogEntry>> {
     let state = txn.open_table(STATE)?;
     let mut open = Vec::new();
     for row in txn.open_table(OPEN)?.iter()? {
-        let row = state.get(row?.0.value())?.ok_or_else(|| Fault::row("open"))?;
+        let row = state.get(row?.0.value())?.ok_or(Fault::Damaged("open"))?;
         open.push(read_state_row(row.value())?);
     }
     open.sort_by_key(|entry| entry.seq);
@@ -420,7 +420,7 @@ pub(super) fn recover(txn: &ReadTransaction) -> Done<Recovered> {
 pub(super) fn commits(txn: &ReadTransaction, after: u64, limit: usize) -> Done<Vec<CommitRecord>> {
     let Some(from) = after.checked_add(1) else { return Ok(Vec::new()) };
     let rows = txn.open_table(COMMITS)?.range(from..)?.take(limit.min(READ_MAX));
-    rows.map(|row| serde_json::from_slice(row?.1.value()).map_err(|_| Fault::row("commits"))).collect()
+    rows.map(|row| serde_json::from_slice(row?.1.value()).map_err(|_| Fault::Damaged("commits"))).collect()
 }
 
 pub(super) fn first_commit(txn: &ReadTransaction) -> Done<u64> {

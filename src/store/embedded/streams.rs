@@ -170,7 +170,7 @@ pub(super) fn intake(group: &mut Group<'_, '_>, stream: &str, items: &[IntakeIte
 
     let ids = append(group, stream, &entries, group.options.intake_max)?;
     let expiry = ends_ms(now, ttl);
-    let id_of = |index: usize| ids.get(index).copied().ok_or_else(|| Fault::row("entries"));
+    let id_of = |index: usize| ids.get(index).copied().ok_or(Fault::Damaged("entries"));
     for (key, index) in &keys {
         let id = id_of(*index)?;
         group.tables.seen.insert(&key[..], (id.ms, id.seq, expiry))?;
@@ -274,7 +274,7 @@ fn entries_of(
         }
         *bytes = bytes.saturating_sub(value.len());
         let (_, ms, seq) = key.value();
-        let fields = decode_fields(value).ok_or_else(|| Fault::row("entries"))?;
+        let fields = decode_fields(value).ok_or(Fault::Damaged("entries"))?;
         found.push(Entry { id: EntryId::new(ms, seq), fields });
     }
     Ok(found)

@@ -2,6 +2,8 @@
 //!
 //! Rows are integers and bytes only, so that a change of redb's own types cannot change what is on disk.
 
+use std::path::Path;
+
 use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 
 use super::{Options, StoreError, clock::Clock};
@@ -67,7 +69,9 @@ pub(super) mod name {
 pub(super) enum Fault {
     /// The caller's: nothing was written, the others of the group go on.
     Refused(StoreError),
-    /// The disk's, or the file's: the whole group is void.
+    /// A row of this table does not have the shape it was written in; otherwise as a refusal.
+    Damaged(&'static str),
+    /// The disk's: the whole group is void.
     Disk(String),
 }
 
@@ -77,7 +81,7 @@ macro_rules! disk_faults {
     ($($error:ty),+) => {
         $(impl From<$error> for Fault {
             fn from(error: $error) -> Fault {
-                Fault::Disk(lower(&error.to_string()))
+                Fault::Disk(error.to_string().trim_end_matches('.').to_owned())
             }
         })+
     };
@@ -85,14 +89,16 @@ macro_rules! disk_faults {
 
 disk_faults!(redb::StorageError, redb::TableError, redb::TransactionError, redb::CommitError, redb::DatabaseError);
 
-fn lower(text: &str) -> String {
-    text.trim_end_matches('.').to_owned()
-}
-
 impl Fault {
-    /// A row that does not have the shape it was written in.
-    pub(super) fn row(table: &str) -> Fault {
-        Fault::Disk(format!("a row of the table {table} is damaged"))
+    /// As a caller sees it.
+    pub(super) fn explain(self, file: &Path) -> StoreError {
+        match self {
+            Fault::Refused(error) => error,
+            Fault::Damaged(table) => {
+                StoreError::Broken(format!("the embedded store at {} is damaged: a row of its table {table}", file.display()))
+            }
+            Fault::Disk(text) => StoreError::Broken(format!("the embedded store at {} failed: {text}", file.display())),
+        }
     }
 
     pub(super) fn broken(text: String) -> Fault {
@@ -141,6 +147,7 @@ pub(super) struct Group<'t, 's> {
     pub(super) tables: Tables<'t>,
     pub(super) clock: &'s Clock,
     pub(super) options: &'s Options,
+    pub(super) file: &'s Path,
     /// Raised by whoever writes.
     pub(super) changes: Changes,
 }

@@ -6,7 +6,7 @@ use redb::{ReadTransaction, ReadableTable};
 
 use super::{
     StoreError,
-    tables::{BLACKLIST, Bytes, Done, Fault, Group, Kind, METRICS, PERMISSIONS, expiry_key},
+    tables::{BLACKLIST, Bytes, Done, Fault, Group, Kind, METRICS, PERMISSIONS, TEXTS, expiry_key},
 };
 
 /// Rows looked at per group: what is left waits for the next one, nobody sees it meanwhile.
@@ -28,7 +28,7 @@ pub(super) fn expire(group: &mut Group<'_, '_>) -> Done<()> {
         group.changes.writes += 1;
         group.tables.expiries.remove(&row[..])?;
         let mut bytes = Bytes(&row);
-        let (Some(_), Some(&[kind])) = (bytes.u64(), bytes.take(1)) else { return Err(Fault::row("expiries")) };
+        let (Some(_), Some(&[kind])) = (bytes.u64(), bytes.take(1)) else { continue };
         let key = bytes.0;
         // The row may have got a later expiry since; then another line of this index stands for it.
         if kind == Kind::Seen as u8 {
@@ -42,7 +42,7 @@ pub(super) fn expire(group: &mut Group<'_, '_>) -> Done<()> {
                 group.tables.blacklist.remove(key)?;
             }
         } else if kind == Kind::Metrics as u8 {
-            let Some(unix_s) = Bytes(key).u64() else { return Err(Fault::row("expiries")) };
+            let Some(unix_s) = Bytes(key).u64() else { continue };
             let expiry = group.tables.metrics.get(unix_s)?.and_then(|v| Bytes(v.value()).u64());
             if expiry.is_some_and(|e| e <= now) {
                 group.tables.metrics.remove(unix_s)?;
@@ -89,7 +89,7 @@ pub(super) fn metrics_history(txn: &ReadTransaction, now: u64, since_s: u64, lim
         }
         let (unix_s, value) = row?;
         let mut bytes = Bytes(value.value());
-        let expiry = bytes.u64().ok_or_else(|| Fault::row("metrics"))?;
+        let expiry = bytes.u64().ok_or(Fault::Damaged("metrics"))?;
         if expiry > now {
             rows.push((unix_s.value(), String::from_utf8_lossy(bytes.0).into_owned()));
         }
@@ -129,7 +129,7 @@ pub(super) fn set_bookmark(group: &mut Group<'_, '_>, name: &str, text: &str) ->
 
 pub(super) fn permissions(txn: &ReadTransaction, user_id: &str) -> Done<Vec<String>> {
     let Some(row) = txn.open_table(PERMISSIONS)?.get(user_id.as_bytes())? else { return Ok(Vec::new()) };
-    let mut names: Vec<String> = serde_json::from_slice(row.value()).map_err(|_| Fault::row("permissions"))?;
+    let mut names: Vec<String> = serde_json::from_slice(row.value()).map_err(|_| Fault::Damaged("permissions"))?;
     names.sort();
     names.dedup();
     Ok(names)

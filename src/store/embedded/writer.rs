@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     Options, StoreError,
     clock::Clock,
-    tables::{Changes, Done, FORMAT, Fault, Group, Tables, name},
+    tables::{Changes, Done, FORMAT, Fault, Group, NUMBERS, Tables, name, number},
     timed,
 };
 
@@ -93,9 +93,9 @@ impl<T: Send, F: FnOnce(&mut Group<'_, '_>) -> Done<T> + Send> Job for Operation
         let writes = group.changes.writes;
         match work(group) {
             Ok(value) => self.result = Some(Ok(value)),
-            Err(Fault::Refused(error)) if group.changes.writes == writes => self.result = Some(Err(error)),
-            Err(Fault::Refused(error)) => return Err(format!("an operation was given up half done: {error}")),
             Err(Fault::Disk(text)) => return Err(text),
+            Err(fault) if group.changes.writes == writes => self.result = Some(Err(fault.explain(group.file))),
+            Err(fault) => return Err(format!("an operation was given up half done: {}", fault.explain(group.file))),
         }
         Ok(())
     }
@@ -197,8 +197,9 @@ impl Shared {
             groups: AtomicU64::new(0),
             bells,
         };
-        let done = shared.set_up(&database);
-        done.map_err(|fault| shared.explain(fault))?;
+        let done = catch_unwind(AssertUnwindSafe(|| shared.set_up(&database)));
+        let done = done.unwrap_or_else(|_| Err(Fault::Disk("it is damaged".to_owned())));
+        done.map_err(|fault| fault.explain(&shared.file))?;
         *shared.database.write().unwrap_or_else(PoisonError::into_inner) = Some(database);
         Ok(shared)
     }
@@ -206,15 +207,17 @@ impl Shared {
     fn set_up(&self, database: &Database) -> Done<()> {
         let txn = database.begin_write()?;
         {
-            let tables = Tables::open(&txn)?;
-            let mut group = Group { tables, clock: &self.clock, options: &self.options, changes: Changes::default() };
-            let format = group.number(name::FORMAT)?;
+            // Before any other table, which may have another shape in another format.
+            let format = number(&txn.open_table(NUMBERS)?, name::FORMAT)?;
             if format > FORMAT {
                 return Err(Fault::Refused(StoreError::Format(format!(
                     "{} has the format {format}, written by a newer version; this one reads up to {FORMAT}",
                     self.file.display()
                 ))));
             }
+            let tables = Tables::open(&txn)?;
+            let mut group =
+                Group { tables, clock: &self.clock, options: &self.options, file: &self.file, changes: Changes::default() };
             if format == 0 {
                 group.set_number(name::FORMAT, FORMAT)?;
                 let epoch = new_epoch().map_err(Fault::Refused)?;
@@ -228,16 +231,8 @@ impl Shared {
         Ok(())
     }
 
-    /// The error a caller sees.
-    pub(super) fn explain(&self, fault: Fault) -> StoreError {
-        match fault {
-            Fault::Refused(error) => error,
-            Fault::Disk(text) => StoreError::Broken(self.disk(&text)),
-        }
-    }
-
     fn disk(&self, text: &str) -> String {
-        format!("the embedded store at {} failed: {text}", self.file.display())
+        Fault::Disk(text.to_owned()).explain(&self.file).to_string()
     }
 
     pub(super) fn closed(&self) -> StoreError {
@@ -260,7 +255,7 @@ impl Shared {
             });
         };
         let done = database.begin_read().map_err(Fault::from).and_then(|txn| work(&txn));
-        done.map_err(|fault| self.explain(fault))
+        done.map_err(|fault| fault.explain(&self.file))
     }
 
     /// A time up to which a read that begins now sees everything: an id that is taken but not yet on the disk is above it.
@@ -292,7 +287,9 @@ impl Shared {
                 }
             }
             self.group_since_ms.store(self.clock.now_ms().max(1), Ordering::SeqCst);
-            let done = self.group(&mut jobs);
+            // redb panics on some kinds of damage. The transaction is void then, as after any other failure.
+            let done = catch_unwind(AssertUnwindSafe(|| self.group(&mut jobs)));
+            let done = done.unwrap_or_else(|_| Err("it is damaged".to_owned()));
             self.group_since_ms.store(0, Ordering::SeqCst);
             match done {
                 Ok(changes) => {
@@ -316,13 +313,14 @@ impl Shared {
         let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let Some(database) = guard.as_ref() else { return Err("it is not open".to_owned()) };
         let text = |fault: Fault| match fault {
-            Fault::Refused(error) => error.to_string(),
             Fault::Disk(text) => text,
+            fault => fault.explain(&self.file).to_string(),
         };
         let txn = database.begin_write().map_err(|e| text(e.into()))?;
         let changes = {
             let tables = Tables::open(&txn).map_err(text)?;
-            let mut group = Group { tables, clock: &self.clock, options: &self.options, changes: Changes::default() };
+            let mut group =
+                Group { tables, clock: &self.clock, options: &self.options, file: &self.file, changes: Changes::default() };
             timed::expire(&mut group).map_err(text)?;
             for job in jobs {
                 job.run(&mut group)?;

@@ -23,7 +23,7 @@ impl RedisStore {
         self.keys.intake.clone()
     }
 
-    /// Asked again after an error, items with a `dedup` are taken once, those without may be taken twice.
+    /// Asked again after an error, items with a `dedup` are taken once; those without may be taken twice.
     pub async fn intake(&self, items: &[IntakeItem], dedup_ttl: Duration) -> Result<Vec<Taken>, StoreError> {
         let keys = [&self.keys.intake, &self.keys.seen, &self.keys.seen_ids];
         let mut taken = Vec::with_capacity(items.len());
@@ -37,24 +37,24 @@ impl RedisStore {
             let count = rest.iter().take(TAKEN_AT_ONCE).take_while(fits).count().max(1);
             let (part, after) = rest.split_at(count.min(rest.len()));
             rest = after;
-            let mut args = vec![millis(dedup_ttl).to_string(), self.options.intake_max.max(1).to_string()];
+            let mut args = vec![millis(dedup_ttl).to_string(), self.options.intake_max.max(1).to_string(), random()];
             for item in part {
                 let dedup = item.dedup.as_deref().map(dedup_key).unwrap_or_default();
                 args.extend([item.source.clone(), dedup, item.body.clone()]);
             }
             let reply = self.link.run(&scripts::INTAKE, &keys, &args).await?;
-            let answers = value::items(reply).ok_or_else(|| self.link.garbled())?;
-            if answers.len() != part.len() {
-                return Err(self.link.garbled());
-            }
-            for answer in answers {
-                let text = value::text(answer).ok_or_else(|| self.link.garbled())?;
-                let read = || match text.split_at_checked(1)? {
+            let answers = value::text(reply).ok_or_else(|| self.link.garbled())?;
+            let before = taken.len();
+            for answer in answers.split(' ') {
+                let read = || match answer.split_at_checked(1)? {
                     ("+", id) => Some(Taken::New(id.parse().ok()?)),
                     ("=", id) => Some(Taken::Known(id.parse().ok()?)),
                     _ => None,
                 };
                 taken.push(read().ok_or_else(|| self.link.garbled())?);
+            }
+            if taken.len() - before != part.len() {
+                return Err(self.link.garbled());
             }
         }
         Ok(taken)
@@ -188,26 +188,21 @@ pub struct Subscription {
 impl Subscription {
     /// The next message: channel and payload. Cancel-safe. `Unavailable` when the connection is lost; that is the end.
     pub async fn next(&mut self) -> Result<(String, Vec<u8>), StoreError> {
-        loop {
-            // The news that the connection is gone may have found the queue full, so the flag is looked at as well.
-            let info = match self.receiver.try_recv() {
-                Ok(info) => info,
-                Err(_) if self.state.gone.load(Ordering::Acquire) => return Err(self.lost()),
-                Err(_) => self.receiver.recv().await.ok_or_else(|| self.lost())?,
-            };
-            let mut data = info.data.into_iter();
-            if info.kind == PushKind::PMessage {
-                data.next();
-            }
-            let message = || Some((value::text(data.next()?)?, value::bytes(data.next()?)?));
-            match info.kind {
-                PushKind::Message | PushKind::PMessage => {
-                    let mut message = message;
-                    return message().ok_or_else(|| self.link.garbled());
-                }
-                _ => return Err(self.lost()),
-            }
-        }
+        // The news that the connection is gone may have found the queue full, so the flag is looked at as well.
+        let info = match self.receiver.try_recv() {
+            Ok(info) => info,
+            Err(_) if self.state.gone.load(Ordering::Acquire) => return Err(self.lost()),
+            Err(_) => self.receiver.recv().await.ok_or_else(|| self.lost())?,
+        };
+        let skipped = match info.kind {
+            PushKind::Message => 0,
+            // The pattern comes first.
+            PushKind::PMessage => 1,
+            _ => return Err(self.lost()),
+        };
+        let mut data = info.data.into_iter().skip(skipped);
+        let mut message = || Some((value::text(data.next()?)?, value::bytes(data.next()?)?));
+        message().ok_or_else(|| self.link.garbled())
     }
 
     /// A message that is here already; `None` where one would have to be waited for.

@@ -290,6 +290,9 @@ impl Link {
         if error.is_connection_dropped() {
             return StoreError::Unavailable(format!("Redis at {at} closed the connection"));
         }
+        if text.contains("certificate") {
+            return StoreError::Refused(format!("Redis at {at} shows a certificate that is not trusted here: {text}"));
+        }
         if error.is_io_error() {
             return StoreError::Unavailable(format!("Redis at {at} cannot be reached: {text}"));
         }
@@ -304,12 +307,17 @@ impl Link {
     fn meaning(&self, code: &str, detail: &str) -> StoreError {
         let at = &self.address;
         // Up to 6.2 an error inside a script is wrapped: `ERR Error running script (…): @user_script:5: WRONGTYPE …`.
-        let (code, detail) = match detail.split_once("@user_script: ").or_else(|| script_error(detail)) {
-            Some((_, inner)) if code == "ERR" => match inner.split_once(' ') {
-                Some((word, rest)) if !word.is_empty() && word.bytes().all(|b| b.is_ascii_uppercase()) => (word, rest),
-                _ => (code, detail),
-            },
+        let (code, detail) = match script_error(detail) {
+            Some(inner) if code == "ERR" => inner,
             _ => (code, detail),
+        };
+        // The crate drops the code of what the server said to its SELECT.
+        let code = match code {
+            "ERR" if detail.starts_with("Authentication required") => "NOAUTH",
+            "ERR" if detail.contains("is loading the dataset") => "LOADING",
+            "ERR" if detail.starts_with("Link with MASTER is down") => "MASTERDOWN",
+            "ERR" if detail.contains("no permissions") => "NOPERM",
+            code => code,
         };
         match code {
             "FENCED" => StoreError::Fenced,
@@ -341,11 +349,12 @@ impl Link {
     }
 }
 
-/// `…: @user_script:5: WRONGTYPE …` → the part behind the line number.
+/// `…: @user_script:5: WRONGTYPE Operation …` → `WRONGTYPE`, `Operation …`. The place may come twice, the code with its `-`.
 fn script_error(detail: &str) -> Option<(&str, &str)> {
-    let (before, after) = detail.split_once("@user_script:")?;
-    let (_line, inner) = after.split_once(": ")?;
-    Some((before, inner))
+    let (_, place) = detail.rsplit_once("@user_script:")?;
+    let (_line, inner) = place.split_once(": ")?;
+    let (code, rest) = inner.trim_start_matches('-').split_once(' ')?;
+    (!code.is_empty() && code.bytes().all(|b| b.is_ascii_uppercase())).then_some((code, rest))
 }
 
 fn names_eval(error: &ServerError) -> bool {
@@ -397,5 +406,49 @@ impl Owned {
             Err(_) => self.lost = true,
         }
         outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_inside_a_script_is_found_in_its_wrapping() {
+        let wrapped = |text| script_error(text).unwrap();
+        let six = "Error running script (call to f_0123): @user_script:5: WRONGTYPE Operation against a key";
+        assert_eq!(wrapped(six), ("WRONGTYPE", "Operation against a key"));
+        let twice = "Error running script (call to f_0123): @user_script:5: @user_script: 5: -OOM command not allowed";
+        assert_eq!(wrapped(twice), ("OOM", "command not allowed"));
+        assert_eq!(script_error("value is not an integer or out of range"), None);
+        assert_eq!(script_error("Error running script: @user_script:5: attempt to index a nil value"), None);
+    }
+
+    #[test]
+    fn what_an_error_reply_means() {
+        let link = Link::open("redis://:hunter2@h:1/2").unwrap();
+        let shown = |code, detail| format!("{:?}", link.meaning(code, detail));
+        for (code, detail, kind) in [
+            ("FENCED", "x", "Fenced"),
+            ("NOAUTH", "Authentication required.", "Refused"),
+            ("ERR", "Authentication required.", "Refused"),
+            ("WRONGPASS", "invalid username-password pair", "Refused"),
+            ("NOPERM", "this user has no permissions", "Refused"),
+            ("LOADING", "Redis is loading the dataset in memory", "Unavailable"),
+            ("ERR", "Redis is loading the dataset in memory", "Unavailable"),
+            ("READONLY", "You can't write against a read only replica.", "Unavailable"),
+            ("MASTERDOWN", "Link with MASTER is down", "Unavailable"),
+            ("CLUSTERDOWN", "The cluster is down", "Unavailable"),
+            ("TRYAGAIN", "Multiple keys request during rehashing of slot", "Unavailable"),
+            ("OOM", "command not allowed when used memory > 'maxmemory'.", "Unavailable"),
+            ("ERR", "max number of clients reached", "Unavailable"),
+            ("MOVED", "1 h:2", "Refused"),
+            ("WRONGTYPE", "Operation against a key holding the wrong kind of value", "Broken"),
+            ("ERR", "syntax error", "Broken"),
+        ] {
+            let text = shown(code, detail);
+            assert!(text.starts_with(kind), "{code} {detail}: {text}");
+            assert!(!text.contains("hunter2"));
+        }
     }
 }

@@ -78,7 +78,7 @@ impl RedisStore {
 
     pub async fn recover(&self) -> Result<Recovered, StoreError> {
         let keys = [&self.keys.meta, &self.keys.open, &self.keys.state, &self.keys.done];
-        let reply = self.link.run(&scripts::RECOVER, &keys, &[FORMAT.to_string(), new_epoch()]).await?;
+        let reply = self.link.run(&scripts::RECOVER, &keys, &[FORMAT.to_string(), random()]).await?;
         let read = |reply| {
             let mut parts = value::items(reply)?.into_iter();
             let mut meta = value::items(parts.next()?)?.into_iter();
@@ -113,7 +113,7 @@ impl RedisStore {
     async fn log_range(&self, key: &str, after: u64, limit: usize) -> Result<Vec<Entry>, StoreError> {
         let (Some(from), true) = (after.checked_add(1), limit > 0) else { return Ok(Vec::new()) };
         let mut command = cmd("XRANGE");
-        command.arg(key).arg(format!("{from}-0")).arg("+").arg("COUNT").arg(limit);
+        command.arg(key).arg(format!("{from}-0")).arg("+").arg("COUNT").arg(limit.min(COUNT_MAX));
         value::entries(self.link.one(command).await?).ok_or_else(|| self.link.garbled())
     }
 
@@ -186,7 +186,7 @@ impl RedisStore {
             return Ok(Vec::new());
         }
         let mut command = cmd("XREVRANGE");
-        command.arg(&self.keys.dead).arg("+").arg("-").arg("COUNT").arg(limit);
+        command.arg(&self.keys.dead).arg("+").arg("-").arg("COUNT").arg(limit.min(COUNT_MAX));
         let entries = value::entries(self.link.one(command).await?).ok_or_else(|| self.link.garbled())?;
         let letter = |entry: Entry| {
             let field = |name: &str| take(&entry, name);
@@ -249,5 +249,6 @@ fn state(value: Value) -> Option<LogEntry> {
 }
 
 fn states(value: Value) -> Option<Vec<LogEntry>> {
-    value::items(value)?.into_iter().map(state).collect()
+    // An alert whose state is gone has nothing to show.
+    value::items(value)?.into_iter().filter(|found| *found != Value::BulkString(Vec::new())).map(state).collect()
 }

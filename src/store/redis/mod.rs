@@ -44,6 +44,8 @@ use crate::event::EntryId;
 
 /// What this version writes into `P:meta`.
 const FORMAT: u64 = 1;
+/// What is asked for at once is at most this.
+const COUNT_MAX: usize = 1_000_000;
 
 /// Cheap to clone; every clone has the same connection.
 #[derive(Clone)]
@@ -151,7 +153,7 @@ impl RedisStore {
         if line("role").is_some_and(|role| role == "slave" || role == "replica") {
             return Err(StoreError::Unavailable(format!("Redis at {at} is a replica, writes are refused")));
         }
-        let format = match self.link.run(&scripts::FIRST, &[&self.keys.meta], &[FORMAT.to_string(), new_epoch()]).await {
+        let format = match self.link.run(&scripts::FIRST, &[&self.keys.meta], &[FORMAT.to_string(), random()]).await {
             Err(StoreError::Broken(text)) if text.contains("WRONGTYPE") => {
                 return Err(StoreError::Format(format!(
                     "the key {} at {at} is not auditcast's: give store.prefix another value",
@@ -193,7 +195,7 @@ impl RedisStore {
 }
 
 /// 16 hexadecimal characters nobody else has drawn.
-fn new_epoch() -> String {
+fn random() -> String {
     let mut bytes = [0; 8];
     // The system's generator fails only where nothing cryptographic would work; the clock then tells epochs apart.
     if rand::fill(&mut bytes).is_err() {

@@ -16,48 +16,35 @@ pub struct Reader {
     faulty: BTreeSet<String>,
 }
 
-/// One XREAD as it was answered.
-struct Answer {
-    streams: Vec<StreamEntries>,
-    faults: Vec<(usize, StreamFault)>,
-    before_ms: u64,
-    after_ms: u64,
-}
-
 impl Reader {
     pub(super) fn new(link: Arc<Link>) -> Reader {
         Reader { connection: Owned::new(link), faulty: BTreeSet::new() }
     }
 
     pub async fn read(&mut self, cursors: &[(String, EntryId)], count: usize, block: Duration) -> Result<ReadReply, StoreError> {
-        let count = count.max(1);
-        let known: Vec<(usize, StreamFault)>;
+        let count = count.clamp(1, COUNT_MAX);
         let answer = match self.bulk(cursors, count, Duration::ZERO).await? {
             Ok(answer) => answer,
             // One of the good ones has gone bad: the server names none of them.
             Err(_) => self.single(cursors, count).await?,
         };
-        let changed = self.note(cursors, &answer.faults);
-        let answer = if answer.streams.is_empty() && !block.is_zero() && !changed {
-            known = answer.faults;
-            if cursors.len() == known.len() {
-                // Nothing to wait for on the server.
-                tokio::time::sleep(block).await;
-                Answer { streams: Vec::new(), faults: known, ..answer }
-            } else {
-                match self.bulk(cursors, count, block).await? {
-                    Ok(waited) => Answer { faults: known, ..waited },
-                    Err(_) => {
-                        let answer = self.single(cursors, count).await?;
-                        self.note(cursors, &answer.faults);
-                        answer
-                    }
-                }
+        let news = self.note(cursors, &answer.faults);
+        if !answer.streams.is_empty() || block.is_zero() || news {
+            return Ok(answer);
+        }
+        if answer.faults.len() == cursors.len() {
+            // Nothing to wait for on the server.
+            tokio::time::sleep(block).await;
+            return Ok(answer);
+        }
+        match self.bulk(cursors, count, block).await? {
+            Ok(waited) => Ok(ReadReply { faults: answer.faults, ..waited }),
+            Err(_) => {
+                let answer = self.single(cursors, count).await?;
+                self.note(cursors, &answer.faults);
+                Ok(answer)
             }
-        } else {
-            answer
-        };
-        Ok(ReadReply { before_ms: answer.before_ms, after_ms: answer.after_ms, streams: answer.streams, faults: answer.faults })
+        }
     }
 
     /// Keeps which streams are faulty; says whether that is news.
@@ -75,7 +62,7 @@ impl Reader {
         cursors: &[(String, EntryId)],
         count: usize,
         block: Duration,
-    ) -> Result<Result<Answer, StreamFault>, StoreError> {
+    ) -> Result<Result<ReadReply, StreamFault>, StoreError> {
         let (faulty, good): (Vec<usize>, Vec<usize>) =
             (0..cursors.len()).partition(|i| cursors.get(*i).is_some_and(|(name, _)| self.faulty.contains(name)));
         let alone: &[usize] = if block.is_zero() { &faulty } else { &[] };
@@ -95,7 +82,7 @@ impl Reader {
     }
 
     /// Every stream in an XREAD of its own, without waiting.
-    async fn single(&mut self, cursors: &[(String, EntryId)], count: usize) -> Result<Answer, StoreError> {
+    async fn single(&mut self, cursors: &[(String, EntryId)], count: usize) -> Result<ReadReply, StoreError> {
         let indexes: Vec<usize> = (0..cursors.len()).collect();
         let groups: Vec<&[usize]> = indexes.chunks(1).collect();
         let (mut answer, refusals) = self.xread(cursors, &groups, count, Duration::ZERO).await?;
@@ -111,7 +98,7 @@ impl Reader {
         groups: &[&[usize]],
         count: usize,
         block: Duration,
-    ) -> Result<(Answer, Vec<(usize, StreamFault)>), StoreError> {
+    ) -> Result<(ReadReply, Vec<(usize, StreamFault)>), StoreError> {
         let mut pipeline = Pipeline::with_capacity(groups.len() + 2);
         pipeline.cmd("TIME");
         for group in groups {
@@ -154,7 +141,7 @@ impl Reader {
         }
         let after_ms = time(replies.next())?;
         streams.sort_by_key(|stream: &StreamEntries| stream.index);
-        Ok((Answer { streams, faults: Vec::new(), before_ms, after_ms }, refusals))
+        Ok((ReadReply { before_ms, after_ms, streams, faults: Vec::new() }, refusals))
     }
 }
 
@@ -200,7 +187,7 @@ impl Tail {
 
     async fn follow(&mut self, key: &str, after: u64, limit: usize, block: Duration) -> Result<Vec<Entry>, StoreError> {
         let mut pipeline = Pipeline::with_capacity(1);
-        let command = pipeline.cmd("XREAD").arg("COUNT").arg(limit.max(1));
+        let command = pipeline.cmd("XREAD").arg("COUNT").arg(limit.clamp(1, COUNT_MAX));
         if !block.is_zero() {
             command.arg("BLOCK").arg(millis(block));
         }

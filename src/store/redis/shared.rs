@@ -20,7 +20,7 @@ impl RedisStore {
             return Ok(Vec::new());
         }
         let mut command = cmd("ZREVRANGEBYSCORE");
-        command.arg(&self.keys.metrics).arg("+inf").arg(since_s).arg("LIMIT").arg(0).arg(limit);
+        command.arg(&self.keys.metrics).arg("+inf").arg(since_s).arg("LIMIT").arg(0).arg(limit.min(COUNT_MAX));
         let stored = value::items(self.link.one(command).await?).ok_or_else(|| self.link.garbled())?;
         let seconds: Vec<u64> = stored.iter().rev().filter_map(value::number).collect();
         if seconds.is_empty() {

@@ -28,7 +28,7 @@ impl RedisStore {
     pub async fn stream_range(&self, stream: &str, after: EntryId, to: EntryId, count: usize) -> Result<Vec<Entry>, StoreError> {
         let (Some(from), true) = (after.next(), count > 0) else { return Ok(Vec::new()) };
         let mut command = cmd("XRANGE");
-        command.arg(stream).arg(from.to_string()).arg(to.to_string()).arg("COUNT").arg(count);
+        command.arg(stream).arg(from.to_string()).arg(to.to_string()).arg("COUNT").arg(count.min(COUNT_MAX));
         value::entries(self.link.one(command).await?).ok_or_else(|| self.link.garbled())
     }
 

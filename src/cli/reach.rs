@@ -1,0 +1,119 @@
+//! How commands reach the store: Redis directly; on an embedded one the running daemon, or the files where none runs.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time;
+
+use super::{Failure, terminal};
+use crate::{
+    config::Config,
+    event::EntryId,
+    store::{Store, StoreError, StreamInfo, Target, embedded::control::Access},
+};
+
+/// For the first answer of a store.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(super) enum Reach {
+    Redis(Store),
+    Embedded(Access),
+}
+
+impl Reach {
+    /// A store that has answered.
+    pub async fn open(config: &Config) -> Result<Reach, StoreError> {
+        let opened = async {
+            Ok(match &config.store.target {
+                Target::Embedded(dir) => Reach::Embedded(Access::open(dir, config.store.clone()).await?),
+                Target::Redis(_) => {
+                    let store = Store::open(config.store.clone()).await?;
+                    store.prepare().await?;
+                    Reach::Redis(store)
+                }
+            })
+        };
+        let late = || StoreError::Unavailable(format!("{} did not answer within 10s", config.store_shown()));
+        time::timeout(ANSWER_TIMEOUT, opened).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    /// As [`Reach::open`], for a command that cannot do without: `what` is what it wanted to do.
+    pub async fn need(config: &Config, what: &str) -> Result<Reach, Failure> {
+        Reach::open(config).await.map_err(|error| failed(what, &error))
+    }
+
+    pub fn describe(&self) -> String {
+        match self {
+            Reach::Redis(store) => store.describe(),
+            Reach::Embedded(access) => access.describe(),
+        }
+    }
+
+    pub async fn append(&self, stream: &str, entries: &[Vec<(String, String)>]) -> Result<Vec<EntryId>, StoreError> {
+        match self {
+            Reach::Redis(store) => store.append(stream, entries).await,
+            Reach::Embedded(access) => access.append(stream, entries).await,
+        }
+    }
+
+    pub async fn blacklist(&self, jti: &str, ttl: Duration) -> Result<(), StoreError> {
+        match self {
+            Reach::Redis(store) => store.blacklist(jti, ttl).await,
+            Reach::Embedded(access) => access.blacklist(jti, ttl).await,
+        }
+    }
+
+    pub async fn blacklisted(&self, jti: &str) -> Result<bool, StoreError> {
+        match self {
+            Reach::Redis(store) => store.blacklisted(jti).await,
+            Reach::Embedded(access) => access.blacklisted(jti).await,
+        }
+    }
+
+    pub async fn now_ms(&self) -> Result<u64, StoreError> {
+        match self {
+            Reach::Redis(store) => store.now_ms().await,
+            Reach::Embedded(access) => access.now_ms().await,
+        }
+    }
+
+    /// The streams of these names and globs, with what the store says of each. Globs of an embedded store are only looked up where
+    /// its files are ours.
+    pub async fn streams(&self, names: &[String]) -> Result<BTreeMap<String, Result<Option<StreamInfo>, String>>, StoreError> {
+        let mut streams = BTreeMap::new();
+        for name in names {
+            let found = match self {
+                Reach::Redis(store) if is_glob(name) => store.find_streams(name).await?,
+                Reach::Embedded(Access::Direct(store)) if is_glob(name) => store.find_streams(name).await?,
+                Reach::Embedded(Access::Control(_)) if is_glob(name) => continue,
+                _ => vec![name.clone()],
+            };
+            if found.is_empty() {
+                streams.insert(name.clone(), Ok(None));
+            }
+            for stream in found {
+                let info = match self {
+                    Reach::Redis(store) => store.stream_info(&stream).await?.map_err(|fault| format!("{fault:?}")),
+                    Reach::Embedded(access) => Ok(access.stream_info(&stream).await?),
+                };
+                streams.insert(stream, info);
+            }
+        }
+        Ok(streams)
+    }
+
+    pub async fn close(self) {
+        match self {
+            Reach::Redis(store) => store.close().await,
+            Reach::Embedded(access) => access.close().await,
+        }
+    }
+}
+
+pub(super) fn is_glob(name: &str) -> bool {
+    name.contains(['*', '?', '['])
+}
+
+/// `could not append the events: Redis at 127.0.0.1:6379 refused the connection`.
+pub(super) fn failed(what: &str, error: &StoreError) -> Failure {
+    Failure::run(format!("could not {what}: {}", terminal::plain(&error.to_string())))
+}

@@ -1,0 +1,211 @@
+//! `token`: issue, inspect, revoke.
+
+use std::{
+    io::Read,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{Failure, Global, duration_arg, now_ms, reach, reach::Reach, terminal};
+use crate::{
+    auth::{self, Claims},
+    config::Config,
+};
+
+/// For whoever is told that there is no key.
+pub const HOW_TO_MAKE_A_SECRET: &str = "make one with: export JWT_SECRET_KEY=\"$(openssl rand -base64 48)\"";
+
+#[derive(Clone, Debug, Args)]
+pub struct Token {
+    #[command(subcommand)]
+    pub action: Action,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Action {
+    /// Print a new token, and nothing else
+    Issue(Issue),
+    /// Show what a token says and whether it would be let in
+    Inspect(Inspect),
+    /// Revoke a token until it expires
+    Revoke(Revoke),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Issue {
+    /// User id
+    #[arg(long, value_name = "ID")]
+    pub user: String,
+    #[arg(long, value_name = "NAME")]
+    pub username: Option<String>,
+    /// Role; its permissions are those of [auth.roles]
+    #[arg(long, value_name = "ROLE")]
+    pub role: Option<String>,
+    /// Permission, such as audit.view; may be repeated
+    #[arg(long = "permission", value_name = "NAME")]
+    pub permissions: Vec<String>,
+    /// How long it is good
+    #[arg(long = "for", value_name = "DURATION", default_value = "1h", value_parser = duration_arg)]
+    pub ttl: Duration,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Inspect {
+    /// The token; `-` reads it from standard input
+    #[arg(value_name = "TOKEN", env = "AUDITCAST_TOKEN", hide_env_values = true)]
+    pub token: String,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Revoke {
+    /// The token; `-` reads it from standard input
+    #[arg(value_name = "TOKEN", env = "AUDITCAST_TOKEN", hide_env_values = true, required_unless_present = "jti")]
+    pub token: Option<String>,
+    /// Revoke by the token's id instead
+    #[arg(long, value_name = "ID")]
+    pub jti: Option<String>,
+    /// With --jti: how long to hold it [default: auth.max_age, after which any token is refused]
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration_arg, requires = "jti")]
+    pub ttl: Option<Duration>,
+}
+
+pub async fn run(global: &Global, args: Token) -> Result<(), Failure> {
+    let config = global.load()?;
+    match args.action {
+        Action::Issue(args) => issue(&config, args),
+        Action::Inspect(args) => inspect(&config, &args).await,
+        Action::Revoke(args) => revoke(&config, args).await,
+    }
+}
+
+fn auth_options(config: &Config) -> Result<auth::Options, Failure> {
+    let none = || Failure::usage(format!("no signing key is set: {HOW_TO_MAKE_A_SECRET}"));
+    config.auth().ok_or_else(none)
+}
+
+fn issue(config: &Config, args: Issue) -> Result<(), Failure> {
+    let options = auth_options(config)?;
+    if args.ttl > options.max_age {
+        return Err(Failure::usage(format!(
+            "--for {} is longer than auth.max_age ({}), after which a token is refused",
+            humantime::format_duration(args.ttl),
+            humantime::format_duration(options.max_age)
+        )));
+    }
+    if let Some(role) = args.role.as_ref().filter(|role| !options.roles.contains_key(&role.to_uppercase())) {
+        let known: Vec<&str> = options.roles.keys().map(String::as_str).collect();
+        let role = terminal::plain(role);
+        return Err(Failure::usage(format!("there is no role {role} in [auth.roles], there are {}", known.join(", "))));
+    }
+    let claims = Claims {
+        user_id: args.user,
+        username: args.username,
+        role: args.role,
+        permissions: args.permissions,
+        ttl: args.ttl,
+        now_ms: now_ms(),
+        jti: None,
+    };
+    let token = auth::issue::issue(&options, &claims).map_err(|error| Failure::usage(error.to_string()))?;
+    terminal::line(&token);
+    Ok(())
+}
+
+/// The token itself, or standard input's for `-`.
+fn given(token: &str) -> Result<String, Failure> {
+    if token != "-" {
+        return Ok(token.trim().to_owned());
+    }
+    let mut text = String::new();
+    let limit = u64::try_from(auth::token::TOKEN_BYTES_MAX).unwrap_or(u64::MAX) + 2;
+    let read = std::io::stdin().lock().take(limit).read_to_string(&mut text);
+    read.map_err(|error| Failure::run(format!("could not read the token from standard input: {error}")))?;
+    Ok(text.trim().to_owned())
+}
+
+async fn inspect(config: &Config, args: &Inspect) -> Result<(), Failure> {
+    let token = given(&args.token)?;
+    let (header, claims) = auth::token::inspect(&token).map_err(|refusal| Failure::run(refusal.to_string()))?;
+    let mut told = json!({ "header": header, "claims": claims });
+    if let Some(exp) = claims.get("exp").and_then(Value::as_f64).filter(|s| (0.0..=253_402_300_799.0).contains(s)) {
+        let at = UNIX_EPOCH + Duration::from_secs_f64(exp);
+        told["expires_at"] = humantime::format_rfc3339_millis(at).to_string().into();
+    }
+    let mut refused = None;
+    match config.auth() {
+        None => refused = Some("no signing key is set, so the signature was not checked".to_owned()),
+        Some(options) => match auth::token::verify(&options, &token, now_ms()) {
+            Err(refusal) => refused = Some(refusal.to_string()),
+            Ok(principal) => {
+                told["user_id"] = principal.user_id.clone().into();
+                told["permissions"] = principal.permissions.clone().into();
+                if let Some(jti) = &principal.jti {
+                    match revoked(config, jti).await {
+                        Ok(true) => refused = Some("the token is blacklisted".to_owned()),
+                        Ok(false) => told["revoked"] = false.into(),
+                        Err(text) => told["revoked"] = format!("unknown: {text}").into(),
+                    }
+                }
+            }
+        },
+    }
+    told["valid"] = refused.is_none().into();
+    if let Some(reason) = &refused {
+        told["reason"] = reason.clone().into();
+    }
+    let text = serde_json::to_string_pretty(&told).unwrap_or_default();
+    // The pretty form has line ends of its own; everything else that steers is escaped.
+    let shown: Vec<String> = text.lines().map(terminal::plain_json).collect();
+    terminal::line(&shown.join("\n"));
+    match refused {
+        None => Ok(()),
+        Some(_) => Err(Failure::Run(String::new())),
+    }
+}
+
+async fn revoked(config: &Config, jti: &str) -> Result<bool, String> {
+    let store = Reach::open(config).await.map_err(|error| error.to_string())?;
+    let hit = store.blacklisted(jti).await.map_err(|error| error.to_string());
+    store.close().await;
+    hit
+}
+
+async fn revoke(config: &Config, args: Revoke) -> Result<(), Failure> {
+    let (jti, ttl) = match (args.jti, args.token) {
+        (Some(jti), _) => (jti, args.ttl.unwrap_or(config.auth_with(auth::Secret(Vec::new())).max_age)),
+        (None, Some(token)) => until_expiry(&given(&token)?)?,
+        (None, None) => return Err(Failure::usage("a token, or --jti, must be given")),
+    };
+    if jti.is_empty() || jti.len() > 256 || jti.chars().any(char::is_control) {
+        return Err(Failure::usage("a token id has 1 to 256 bytes and no control characters"));
+    }
+    if ttl.is_zero() {
+        terminal::line("the token has expired already");
+        return Ok(());
+    }
+    let store = Reach::need(config, "revoke the token").await?;
+    let done = store.blacklist(&jti, ttl).await;
+    store.close().await;
+    done.map_err(|error| reach::failed("revoke the token", &error))?;
+    let ttl = Duration::from_secs(ttl.as_secs().max(1));
+    terminal::line(&format!("revoked {} for {}", terminal::plain(&jti), humantime::format_duration(ttl)));
+    Ok(())
+}
+
+/// A token's id and the time it has left. Its signature does not matter: who can write the blacklist can write any id.
+fn until_expiry(token: &str) -> Result<(String, Duration), Failure> {
+    let (_, claims) = auth::token::inspect(token).map_err(|refusal| Failure::usage(refusal.to_string()))?;
+    let id = ["jti", "token_id"].into_iter().find_map(|name| claims.get(name));
+    let jti = match id {
+        Some(Value::String(jti)) => jti.clone(),
+        Some(Value::Number(jti)) => jti.to_string(),
+        _ => return Err(Failure::usage("the token has no jti, so it cannot be revoked by itself")),
+    };
+    let exp = claims.get("exp").and_then(Value::as_f64).filter(|s| (0.0..=253_402_300_799.0).contains(s));
+    let exp = exp.ok_or_else(|| Failure::usage("the token has no exp that can be read"))?;
+    // Beyond its end by the leeway, within which it would still be let in.
+    let end = Duration::from_secs_f64(exp) + auth::LEEWAY_MAX;
+    Ok((jti, end.saturating_sub(Duration::from_millis(now_ms()))))
+}

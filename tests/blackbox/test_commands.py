@@ -1,0 +1,192 @@
+"""The command line (contract §1): exit codes, one sentence on stderr, what is printed."""
+
+import json
+import os
+import signal
+import subprocess
+
+import jwt
+import pytest
+
+import tokens
+from daemon import BINARY, STREAM
+from wait import until
+
+
+def run(*arguments, env=None, cwd=None, stdin=None, timeout=30):
+    env = {"PATH": os.environ["PATH"], "HOME": str(cwd or "/nonexistent"), "JWT_SECRET_KEY": tokens.SECRET} | (env or {})
+    env = {k: v for k, v in env.items() if v is not None}
+    return subprocess.run([BINARY, *map(str, arguments)], env=env, cwd=cwd, input=stdin, capture_output=True, text=True, timeout=timeout)
+
+
+def one_sentence(done, code):
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    assert done.stderr.strip(), "an error is told on stderr"
+    assert "panicked" not in done.stderr
+    return done.stderr
+
+
+def test_help_and_version():
+    for command in ("", "serve", "demo", "check", "emit", "watch", "token", "doctor", "health"):
+        done = run(*([command] if command else []), "--help")
+        assert done.returncode == 0 and "Usage" in done.stdout, command
+    done = run("--version")
+    assert done.returncode == 0 and done.stdout.startswith("auditcast ")
+    one_sentence(run("no-such-command"), 2)
+
+
+@pytest.mark.parametrize("secret", [None, "short", "your-super-secure-jwt-secret-key-here", "your-super-secret-jwt-key-here"])
+def test_serve_without_a_good_secret(tmp_path, secret):
+    """Exit 2, and the line that makes one; under 32 bytes or a sample text of A or B alike (§1, §10)."""
+    done = run("serve", env={"JWT_SECRET_KEY": secret}, cwd=tmp_path)
+    text = one_sentence(done, 2)
+    assert "JWT_SECRET_KEY" in text
+    if secret:
+        assert secret not in text + done.stdout
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("[monitor]\nintervall = '5s'\n", ["intervall"]),
+        ("[monitor]\ninterval = '5 parsecs'\n", ["interval"]),
+        ("[monitor]\ninterval = '1ms'\n", ["interval"]),
+        ("[[source]]\nname = 'x'\nkind = 'telepathy'\n", ["kind"]),
+        ("[[threshold]]\nname = 'own'\nmetric = 'no_such_metric'\nabove = 1\n", ["no_such_metric"]),
+        ("[store\n", []),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_a_faulty_configuration(tmp_path, command, text, words):
+    """Exit 2 and file, line, key, what was expected (§1)."""
+    path = tmp_path / "faulty.toml"
+    path.write_text(text)
+    told = one_sentence(run(command, "--config", path, cwd=tmp_path), 2)
+    for word in ["faulty.toml", *words]:
+        assert word in told, told
+
+
+def test_check_says_where_values_come_from(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text("[monitor]\nsnapshot_interval = '30s'\n")
+    env = {"REDIS_URL": "redis://:the-redis-password-88@127.0.0.1:6399/0", "AUDITCAST__MONITOR__INTERVAL": "7s"}
+    done = run("check", "--config", path, env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "30s" in done.stdout and "7s" in done.stdout and "own.toml" in done.stdout and "AUDITCAST__MONITOR__INTERVAL" in done.stdout
+    assert "the-redis-password-88" not in done.stdout + done.stderr and tokens.SECRET not in done.stdout + done.stderr
+
+
+def test_token(tmp_path):
+    done = run("token", "issue", "--user", "42", "--role", "ADMIN", "--permission", "audit.write", "--for", "1h", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    # Prints only the token.
+    claims = jwt.decode(done.stdout.strip(), tokens.SECRET, ["HS256"], options={"verify_aud": False})
+    assert claims["user_id"] == claims["sub"] == "42" and claims["exp"] - claims["iat"] == 3600 and claims["jti"]
+    assert "audit.write" in claims["permissions"]
+    done = run("token", "inspect", done.stdout.strip(), cwd=tmp_path)
+    assert done.returncode == 0 and "42" in done.stdout
+
+
+def test_token_opens_and_revoke_closes(redis_daemon):
+    daemon = redis_daemon
+    token = run("token", "issue", "--user", "42", "--role", "ADMIN", "--config", daemon.config_path, cwd=daemon.directory).stdout.strip()
+    assert daemon.api("/alerts", token=token).status_code == 200
+    done = run("token", "revoke", token, "--config", daemon.config_path, cwd=daemon.directory)
+    assert done.returncode == 0, done.stderr
+    jti = jwt.decode(token, options={"verify_signature": False})["jti"]
+    assert daemon.redis.exists(f"jwt:blacklist:{jti}")
+    until("the token is refused", lambda: daemon.api("/alerts", token=token).status_code == 401)
+
+
+def test_emit(daemon):
+    """Appends to a configured stream, prints the entry ids; by Redis, or the daemon's control socket."""
+    client = daemon.ws().hello()
+    done = run("emit", "security.injection_attempt", "--user", "77", "--detail", "ip_address=192.0.2.3", "--config", daemon.config_path, cwd=daemon.directory)
+    assert done.returncode == 0, done.stderr
+    ids = done.stdout.split()
+    assert len(ids) == 1 and len(ids[0].split("-")) == 2
+    alert = client.frame("security_alert")
+    assert alert["user_id"] == "77" and alert["details"]["ip_address"] == "192.0.2.3"
+    assert alert["evidence"][0].endswith(ids[0])
+    lines = "".join(json.dumps({"event_type": "login_failed", "user_id": n}) + "\n" for n in range(30))
+    done = run("emit", "--file", "-", "--config", daemon.config_path, cwd=daemon.directory, stdin=lines)
+    assert done.returncode == 0 and len(done.stdout.split()) == 30, done.stderr
+    daemon.wait_scalar("failed_logins_last_hour", 30)
+    if not daemon.embedded:
+        assert daemon.redis.xlen(STREAM) == 31
+
+
+def test_control_socket_is_the_owner_s_alone(tmp_path, make_daemon):
+    daemon = make_daemon(f"embedded:{tmp_path / 'data'}").start()
+    mode = until("the socket is there", lambda: (tmp_path / "data/control.sock").exists() and (tmp_path / "data/control.sock").stat().st_mode)
+    assert mode & 0o077 == 0
+    daemon.stop()
+
+
+def test_watch(daemon):
+    env = os.environ | {"AUDITCAST_URL": daemon.public, "AUDITCAST_TOKEN": daemon.admin}
+    with open(daemon.directory / "watch.stderr", "wb") as errors:
+        process = subprocess.Popen([BINARY, "watch", "--json"], env=env, cwd=daemon.directory, stdout=subprocess.PIPE, stderr=errors, text=True)
+    try:
+        daemon.wait_metric("auditcast_connections", 1, transport="websocket")
+        daemon.put({"event_type": "sql_injection", "user_id": "w1"})
+        while (frame := json.loads(process.stdout.readline()))["type"] != "security_alert":
+            pass
+        assert frame["user_id"] == "w1"
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+
+
+def test_health(daemon):
+    assert run("health", "--config", daemon.config_path, cwd=daemon.directory,
+               env={"AUDITCAST__LISTEN__OPS": daemon.ops.removeprefix("http://")}).returncode == 0  # fmt: skip
+    ready = run("health", "--ready", cwd=daemon.directory, env={"AUDITCAST__LISTEN__OPS": daemon.ops.removeprefix("http://")})
+    assert ready.returncode == 0, ready.stderr
+    daemon.stop()
+    assert run("health", cwd=daemon.directory, env={"AUDITCAST__LISTEN__OPS": daemon.ops.removeprefix("http://")}).returncode == 1
+
+
+def test_doctor(redis_daemon):
+    done = run("doctor", "--config", redis_daemon.config_path, cwd=redis_daemon.directory)
+    assert done.returncode in (0, 1), done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) >= 5 and "panicked" not in done.stderr
+    assert any("ok" in line.lower() for line in lines)
+    assert tokens.SECRET not in done.stdout
+    # §9: fails on an eviction policy other than noeviction.
+    redis_daemon.redis.config_set("maxmemory-policy", "allkeys-lru")
+    done = run("doctor", "--config", redis_daemon.config_path, cwd=redis_daemon.directory)
+    assert done.returncode == 1 and any("fail" in line.lower() and "noeviction" in line for line in done.stdout.splitlines()), done.stdout
+
+
+def test_sighup(redis_daemon):
+    """A bad file changes nothing and says so; a good one is taken (§2)."""
+    daemon = redis_daemon
+    good = daemon.config_path.read_text()
+    daemon.config_path.write_text(good + "\n[nonsense]\nx = 1\n")
+    daemon.send_signal(signal.SIGHUP)
+    daemon.wait_metric("auditcast_config_last_reload_successful", 0)
+    assert daemon.ready() and "nonsense" in daemon.stderr()
+    daemon.config_path.write_text(good + '\n[[threshold]]\nname = "high_failed_login_rate"\nabove = 2\n')
+    daemon.send_signal(signal.SIGHUP)
+    daemon.wait_metric("auditcast_config_last_reload_successful", 1)
+    client = daemon.ws().hello()
+    daemon.put(*[{"event_type": "login_failed"}] * 3)
+    assert client.frame("security_alert", rule="high_failed_login_rate")["threshold"] == 2
+
+
+def test_start_lines_and_logs(daemon):
+    """§1: plain text on stdout, in this order; logs go to stderr."""
+    names = [line.split("=")[0] for line in daemon.stdout]
+    assert names == ["config", "store", "listening public", "listening ops", "ready"], daemon.stdout
+    daemon.stop()
+    assert [line.split("=")[0] for line in daemon.stdout] == names
+    assert tokens.SECRET not in daemon.stderr()
+
+
+def test_a_second_daemon_on_one_embedded_folder(tmp_path, make_daemon):
+    make_daemon(f"embedded:{tmp_path / 'data'}", name="first").start()
+    second = make_daemon(f"embedded:{tmp_path / 'data'}", name="second").launch()
+    assert second.process.wait(15) in (1, 2)
+    assert str(tmp_path / "data") in second.stderr()

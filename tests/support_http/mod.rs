@@ -1,0 +1,233 @@
+//! Both listeners over an embedded store, and a client for them.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use auditcast::{
+    auth::{self, Auth, Claims, Secret},
+    event::Classifier,
+    http::{self, State},
+    hub::{self, Hub},
+    metrics::Metrics,
+    session,
+    store::{self, Store, Target},
+};
+use http_body_util::{BodyExt, Full};
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub struct ServerOptions {
+    pub external_url: Option<String>,
+    pub cors: Vec<String>,
+    pub security_headers: bool,
+    pub header_timeout: Duration,
+    pub body_bytes_max: usize,
+    pub sockets_max: usize,
+    pub rate_general: u32,
+}
+
+impl Default for ServerOptions {
+    fn default() -> ServerOptions {
+        ServerOptions {
+            external_url: None,
+            cors: vec![],
+            security_headers: true,
+            header_timeout: Duration::from_secs(10),
+            body_bytes_max: 1024 * 1024,
+            sockets_max: 100,
+            rate_general: 600,
+        }
+    }
+}
+
+pub struct Server {
+    pub public: SocketAddr,
+    pub ops: SocketAddr,
+    pub store: Store,
+    pub hub: Arc<Hub>,
+    pub metrics: Arc<Metrics>,
+    auth: Auth,
+    ctx: Arc<session::Context>,
+    stop: CancellationToken,
+    tracker: TaskTracker,
+    _dir: tempfile::TempDir,
+}
+
+pub fn now_ms() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64
+}
+
+pub async fn start(options: ServerOptions) -> Server {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(store::Options {
+        target: Target::Embedded(dir.path().to_owned()),
+        prefix: "{auditcast}".into(),
+        lease_ttl: Duration::from_secs(5),
+        alerts_retention: Duration::from_secs(3600),
+        alerts_max: 1000,
+        dead_letters_max: 1000,
+        commits_max: 1000,
+        intake_max: 1000,
+    })
+    .await
+    .unwrap();
+    store.prepare().await.unwrap();
+    let auth = Auth::new(
+        auth::Options {
+            secret: Secret(b"a secret of more than thirty-two bytes, for tests".to_vec()),
+            max_age: Duration::from_secs(86_400),
+            leeway: Duration::ZERO,
+            audience: None,
+            issuer: None,
+            roles: auth::Options::default_roles(),
+        },
+        store.clone(),
+    );
+    let hub = Hub::new(hub::Options { ring: 64, events_ring: 64 });
+    let metrics = Metrics::new(&["app".to_owned()], &[], "0.1.0", "test", "00");
+    let session_options = session::Options {
+        events_rate: 500,
+        ping_interval: Duration::from_secs(25),
+        idle_timeout: Duration::from_secs(60),
+        auth_timeout: Duration::from_secs(5),
+        frame_bytes_max: 16 * 1024,
+        connections_max: 100,
+        connections_per_user_max: 20,
+        write_timeout: Duration::from_secs(10),
+        drain_window: Duration::from_secs(1),
+        origins: options.cors.clone(),
+    };
+    let ctx = session::Context::new(hub.clone(), store.clone(), auth.clone(), metrics.clone(), session_options, "node".into());
+    let http_options = http::Options {
+        external_url: options.external_url,
+        cors_origins: options.cors,
+        security_headers: options.security_headers,
+        header_timeout: options.header_timeout,
+        body_bytes_max: options.body_bytes_max,
+        sockets_max: options.sockets_max,
+        rate_general: options.rate_general,
+        rate_window: Duration::from_secs(60),
+    };
+    let classifier = Classifier::new(auditcast::event::Options::contract()).unwrap();
+    let state =
+        State::new(http_options.clone(), ctx.clone(), store.clone(), hub.clone(), auth.clone(), metrics.clone(), classifier);
+    let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
+    let follow = (hub.clone(), store.clone(), stop.clone());
+    tracker.spawn(async move { follow.0.follow(follow.1, follow.2).await });
+    let mut addresses = Vec::new();
+    for router in [http::public(state.clone()), http::ops(state)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        addresses.push(listener.local_addr().unwrap());
+        tracker.spawn(http::serve(listener, router, http_options.clone(), metrics.clone(), stop.clone(), tracker.clone()));
+    }
+    Server { public: addresses[0], ops: addresses[1], store, hub, metrics, auth, ctx, stop, tracker, _dir: dir }
+}
+
+pub struct Response {
+    pub status: u16,
+    headers: HashMap<String, String>,
+    pub body: String,
+}
+
+impl Response {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+
+    #[track_caller]
+    pub fn json(self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", self.body);
+        assert_eq!(self.header("content-type"), Some("application/json"));
+        assert_eq!(self.header("cache-control"), Some("no-store"));
+        serde_json::from_str(&self.body).expect(&self.body)
+    }
+
+    #[track_caller]
+    pub fn problem(self, status: u16, code: &str) -> Value {
+        assert_eq!(self.status, status, "{}", self.body);
+        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        let body: Value = serde_json::from_str(&self.body).expect(&self.body);
+        assert_eq!((body["status"].as_u64(), body["code"].as_str()), (Some(u64::from(status)), Some(code)), "{body}");
+        assert!(body["type"].is_string() && body["title"].is_string() && body["detail"].is_string(), "{body}");
+        body
+    }
+}
+
+impl Server {
+    pub fn token(&self, role: &str, permissions: &[&str]) -> String {
+        self.token_with(role, permissions, &format!("{role}{permissions:?}"))
+    }
+
+    pub fn token_with(&self, role: &str, permissions: &[&str], jti: &str) -> String {
+        let claims = Claims {
+            user_id: "7".into(),
+            username: None,
+            role: Some(role.into()),
+            permissions: permissions.iter().map(|p| (*p).to_owned()).collect(),
+            ttl: Duration::from_secs(3600),
+            now_ms: now_ms(),
+            jti: Some(jti.into()),
+        };
+        self.auth.issue(&claims).unwrap()
+    }
+
+    pub async fn get(&self, path: &str, token: &str) -> Response {
+        self.send("GET", path, &[("authorization", &format!("Bearer {token}"))], "").await
+    }
+
+    pub async fn post(&self, path: &str, token: &str, body: &str) -> Response {
+        let bearer = format!("Bearer {token}");
+        self.send("POST", path, &[("authorization", &bearer), ("content-type", "application/json")], body).await
+    }
+
+    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
+        self.send_to(&self.public, method, path, headers, body).await
+    }
+
+    pub async fn send_ops(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
+        self.send_to(&self.ops, method, path, headers, "").await
+    }
+
+    pub async fn send_to(&self, at: &SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
+        let exchange = async {
+            let io = hyper_util::rt::TokioIo::new(TcpStream::connect(at).await.unwrap());
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+            let connection = tokio::spawn(connection);
+            let mut request = hyper::Request::builder().method(method).uri(path).header("host", at.to_string());
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            let request = request.body(Full::new(bytes::Bytes::from(body.to_owned()))).unwrap();
+            let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+            let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+            drop(sender);
+            let _ = connection.await;
+            let headers = head.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
+            Response { status: head.status.as_u16(), headers: headers.collect(), body }
+        };
+        tokio::time::timeout(Duration::from_secs(20), exchange).await.expect("an answer in time")
+    }
+
+    /// Waits for something that happens elsewhere.
+    pub async fn until(&self, what: &str, mut holds: impl FnMut(&Server) -> bool) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        while !holds(self) {
+            assert!(tokio::time::Instant::now() < deadline, "waited in vain: {what}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Drains, and sees that no task is left.
+    pub async fn stop(&self) {
+        self.hub.start_drain(Duration::ZERO);
+        self.stop.cancel();
+        self.ctx.tasks.close();
+        self.tracker.close();
+        let ended = async {
+            self.ctx.tasks.wait().await;
+            self.tracker.wait().await;
+        };
+        tokio::time::timeout(Duration::from_secs(10), ended).await.expect("every task ends");
+        self.store.close().await;
+    }
+}
