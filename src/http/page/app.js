@@ -228,7 +228,8 @@ function tick() {
   $('as-of').textContent = current.timestamp ? `as of ${clock(new Date(current.timestamp))}${age > 60 ? `, ${ago(current.timestamp)} ago` : ''}` : '';
   const left = Date.parse(hello.expires_at) - Date.now();
   const until = left < TOKEN_ENDS_SOON_MS ? `token ends in ${Math.max(0, Math.ceil(left / 60_000))} min` : `token until ${clock(new Date(hello.expires_at))}`;
-  $('who').textContent = hello.user ? `${hello.user} · ${until} · node ${hello.node}` : '';
+  $('who').textContent = hello.user ? `${hello.user} · ${until}` : '';
+  $('who').title = hello.user ? `node ${hello.node}, auditcast ${hello.version}` : '';
 }
 
 // --- What people do ---------------------------------------------------------------------------------------------------------

@@ -212,13 +212,14 @@ function drawFiring() {
 function drawTiles() {
   const own = Object.keys(current.metrics).filter((name) => !(name in LABELS) && typeof current.metrics[name] === 'number').sort();
   const hot = new Map([...firing.values()].map((frame) => [WATCHED[frame.rule], frame]));
-  $('tiles').replaceChildren(...[...Object.keys(LABELS), ...own].map((name) => {
+  const tile = (name) => {
     const value = current.metrics[name];
     const shown = typeof value === 'number' ? [amount(name, value)] : ['–', el('small', { textContent: 'nothing to count' })];
     return el('li', { className: hot.has(name) ? 'hot' : '', title: name },
       el('h3', { textContent: LABELS[name] ?? name.replaceAll('_', ' ') }), el('div', { className: 'value' }, ...shown),
       sparkline(points.get(name) ?? [], name.endsWith('_ratio') ? 1 : 0, hot.get(name)?.threshold));
-  }), events());
+  };
+  $('tiles').replaceChildren(...Object.keys(LABELS).map(tile), events(), ...own.map(tile));
 }
 
 function events() {
@@ -336,9 +337,12 @@ function members(pairs) {
 
 function top(name, entries) {
   const most = Math.max(1, ...entries.map((entry) => Number(entry.count) || 0));
-  return el('div', {}, el('h4', { textContent: `Most frequent ${name}` }), el('div', { className: 'top' }, ...entries.flatMap((entry) => [
-    el('span', { textContent: String(entry.value) }), el('meter', { min: 0, max: most, value: Number(entry.count) || 0, ariaHidden: 'true' }),
-    el('span', { textContent: String(entry.count) })])));
+  const rows = entries.flatMap((entry) => {
+    const bar = el('i', { ariaHidden: 'true' });
+    bar.style.width = `${((Number(entry.count) || 0) / most) * 100}%`;
+    return [el('span', { textContent: String(entry.value) }), bar, el('span', { textContent: String(entry.count) })];
+  });
+  return el('div', {}, el('h4', { textContent: `Most frequent ${name}` }), el('div', { className: 'top' }, ...rows));
 }
 
 function detail(frame, fired, linkToIt) {
