@@ -162,6 +162,7 @@ async fn tell(handle: Handle, stop: CancellationToken) {
                     terminal::plain(&alert.message)
                 ));
             }
+            true
         });
         for line in lines {
             terminal::line(&line);
