@@ -24,6 +24,9 @@ let token = '';
 let run = 0; // Answers to what an earlier start asked are dropped.
 
 function say(state, text) {
+  // Once per change: the seconds that are counted down are for the eye.
+  if ((document.body.dataset.link === 'ok') !== (state === 'ok')) $('said').textContent = text;
+  document.body.dataset.link = state;
   $('link').dataset.state = state;
   $('link-text').textContent = text;
 }
@@ -153,7 +156,7 @@ function heard(text) {
 // 3500–3999: not with this token. 3005: with a new one. Everything else: again, with backoff.
 function ended(code, reason) {
   socket = null;
-  const text = lastWords?.message ?? (reason || (code === 1006 ? 'no connection' : `closed with ${code}`));
+  const text = lastWords?.message ?? lastWords?.reason ?? (reason || (code === 1006 ? 'no connection' : `closed with ${code}`));
   if (code === 3005 || (code >= 3500 && code < 4000)) return ask(text, code === 3501 || code === 3504);
   if (openedAt && Date.now() - openedAt > STABLE_MS) attempts = 0;
   openedAt = 0;
@@ -225,7 +228,7 @@ function tick() {
   }
   for (const since of document.querySelectorAll('[data-since]')) since.textContent = `for ${ago(since.dataset.since)}`;
   const age = (Date.now() - Date.parse(current.timestamp)) / 1000;
-  $('as-of').textContent = current.timestamp ? `as of ${clock(new Date(current.timestamp))}${age > 60 ? `, ${ago(current.timestamp)} ago` : ''}` : '';
+  $('as-of').textContent = current.timestamp ? `as of ${clock(new Date(current.timestamp))}${age > 20 ? `, ${ago(current.timestamp)} ago` : ''}` : '';
   const left = Date.parse(hello.expires_at) - Date.now();
   const until = left < TOKEN_ENDS_SOON_MS ? `token ends in ${Math.max(0, Math.ceil(left / 60_000))} min` : `token until ${clock(new Date(hello.expires_at))}`;
   $('who').textContent = hello.user ? `${hello.user} · ${until}` : '';
