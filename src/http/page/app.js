@@ -175,7 +175,7 @@ function again(text, asked) {
 function retry() {
   retryAt = 0;
   $('now').hidden = true;
-  if ($('board').hidden) start();
+  if ($('board').hidden || !session.get('pos')) start();
   else connect();
 }
 

@@ -1,7 +1,8 @@
 // What is known, and how it is shown. What comes from outside becomes text, never markup.
 
 export const ALERTS_MAX = 300; // Rows that are kept; the newest stay.
-const FIRING_SHOWN = 8; // Firing alerts shown before somebody asks for the rest.
+const FIRING_SHOWN = 8; // Firing alerts shown before somebody asks for more.
+const FIRING_MAX = 500; // Firing alerts shown at all; every one is counted.
 const NOTICES_MAX = 5;
 const HISTORY_MS = 3600_000; // What a sparkline shows at most.
 const POINTS_APART_MS = 10_000;
@@ -191,10 +192,19 @@ function drawSources() {
   }));
 }
 
+let firingDrawn = '';
 function drawFiring() {
   const worstFirst = [...firing.values()].sort((a, b) =>
     SEVERITIES.indexOf(severityOf(b)) - SEVERITIES.indexOf(severityOf(a)) || (a.timestamp < b.timestamp ? 1 : -1));
-  const shown = allFiring ? worstFirst : worstFirst.slice(0, FIRING_SHOWN);
+  const shown = worstFirst.slice(0, allFiring ? FIRING_MAX : FIRING_SHOWN);
+  $('firing-count').textContent = firing.size || '';
+  $('calm').hidden = firing.size > 0;
+  $('firing-more').hidden = firing.size <= FIRING_SHOWN;
+  $('firing-more').textContent = allFiring ? 'Show fewer' : `Show ${firing.size <= FIRING_MAX ? 'all' : `${FIRING_MAX} of`} ${firing.size}`;
+  // Only what has changed is made anew: a link that is replaced while it is clicked is not followed.
+  const drawn = JSON.stringify(shown.map((frame) => [frame.alert_id, frame.severity, frame.message]));
+  if (drawn === firingDrawn) return;
+  firingDrawn = drawn;
   const focused = document.activeElement?.closest?.('#firing a')?.getAttribute('href');
   $('firing').replaceChildren(...shown.map((frame) => {
     const since = el('span', { className: 'since', textContent: `for ${ago(frame.timestamp)}` });
@@ -203,10 +213,6 @@ function drawFiring() {
       badge(severityOf(frame)), el('span', { className: 'message', textContent: frame.message }), since));
   }));
   if (focused) [...$('firing').querySelectorAll('a')].find((link) => link.getAttribute('href') === focused)?.focus();
-  $('firing-count').textContent = firing.size || '';
-  $('calm').hidden = firing.size > 0;
-  $('firing-more').hidden = firing.size <= FIRING_SHOWN;
-  $('firing-more').textContent = allFiring ? 'Show fewer' : `Show all ${firing.size}`;
 }
 
 function drawTiles() {
