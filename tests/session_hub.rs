@@ -261,3 +261,24 @@ async fn another_log_is_read_from_its_beginning() {
     assert_eq!(seen, [1, 2]);
     assert!(hub.store_up());
 }
+
+#[tokio::test]
+async fn what_was_lost_and_is_put_back_in_time_is_not_told() {
+    let (one, two) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let hub = Hub::new(Options { ring: 100, events_ring: 1 });
+    let (store, fence) = open(one.path()).await;
+    append(&store, fence, &["a1", "a2", "a3"]).await;
+    follow(&hub, &store, "the first log", || hub.head() == 3).await;
+    let mut cursor = hub.cursor_at_head();
+    let epoch = store.log_bounds().await.expect("an answer").epoch;
+    let entries = store.log_read(0, 10).await.expect("an answer");
+    let (lost, fence) = open(two.path()).await;
+    hub.set_store_up(false);
+    follow(&hub, &lost, "the empty log", || hub.store_up()).await;
+    assert_eq!(hub.head(), 3);
+    lost.log_restore(fence, &epoch, &entries).await.expect("is put back");
+    append(&lost, fence, &["a4"]).await;
+    follow(&hub, &lost, "the restored log", || hub.head() == 4).await;
+    let (told, seen) = settle(&hub, &mut cursor);
+    assert_eq!((told, seen), (vec![], vec![4]));
+}

@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use axum::{
     extract::{Request, State as FromState},
-    http::StatusCode,
     response::{IntoResponse, Response},
 };
 
 use super::{
-    Counted, State,
+    State,
     problem::{Code, Problem},
     serve::Peer,
 };
@@ -22,15 +21,7 @@ pub(super) async fn websocket(FromState(state): FromState<Arc<State>>, request: 
 
 pub(super) async fn stream(FromState(state): FromState<Arc<State>>, request: Request) -> Response {
     let Some(Peer(peer)) = request.extensions().get::<Peer>().copied() else { return no_peer() };
-    let counted = request.extensions().get::<Counted>().cloned();
-    let response = session::sse(state.ctx.clone(), request, peer).await.into_response();
-    if response.status() == StatusCode::OK
-        && let Some(counted) = counted
-    {
-        // From here on the session counts it, as `sse`.
-        counted.hand_over();
-    }
-    response
+    session::sse(state.ctx.clone(), request, peer).await.into_response()
 }
 
 /// Only a router that is not behind [`super::serve`] gets here.

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     auth::{Principal, Refusal, RefusalKind, token},
+    metrics::unix_ms,
     wire,
 };
 
@@ -80,7 +81,7 @@ pub(super) async fn admit(state: &State, request: &Parts<'_>, need: Need) -> Res
             "with the cookie, requests that change something must come from auditcast's own page",
         ));
     }
-    let principal = state.auth.verify(bearer.text(), super::now_ms()).await.map_err(|refusal| refused(state, refusal))?;
+    let principal = state.auth.verify(bearer.text(), unix_ms()).await.map_err(|refusal| refused(state, refusal))?;
     let (allowed, wanted) = match need {
         Need::See => (principal.may_see(), "`audit.view` or `admin.access`"),
         Need::Act => (principal.may_act(), "`admin.access`"),
@@ -124,7 +125,7 @@ pub(super) async fn limit(FromState(state): FromState<Arc<State>>, request: Requ
         return Problem::new(Code::TokenInQuery, "a token belongs into the Authorization header, never into the query")
             .into_response();
     }
-    let now_ms = super::now_ms();
+    let now_ms = unix_ms();
     if let Err(seconds) = state.limit.take(&client(&state, &request, now_ms), now_ms) {
         let mut problem = Problem::new(Code::RateLimited, format!("too many requests; there is room again in {seconds} s"));
         problem.retry_after = Some(seconds);

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     event::{Classifier, EntryId, Event, Invalid},
+    metrics::unix_ms,
     store::{IntakeItem, Taken},
 };
 
@@ -67,7 +68,7 @@ pub(super) async fn post(FromState(state): FromState<Arc<State>>, request: Reque
 
     let (items, rejected) = {
         let mut classifier = state.classifier.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        examine(&mut classifier, &texts, super::now_ms())
+        examine(&mut classifier, &texts, unix_ms())
     };
     let mut answer = Answer { rejected, ..Answer::default() };
     for batch in items.chunks(BATCH_MAX) {

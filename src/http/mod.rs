@@ -5,7 +5,7 @@
 
 use std::{
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use axum::{
@@ -39,7 +39,7 @@ mod serve;
 mod values;
 
 pub use problem::{Code, Problem};
-pub use serve::{Counted, Peer, serve};
+pub use serve::{Peer, serve};
 
 /// `[listen]` and what the edge needs.
 #[derive(Clone, Debug)]
@@ -178,12 +178,6 @@ fn origin_of(url: &str) -> String {
         Some((scheme, rest)) => format!("{scheme}://{}", rest.split('/').next().unwrap_or_default()),
         None => url.to_owned(),
     }
-}
-
-/// Unix ms by this node's clock: for tokens and rate limits, never for what the streams say.
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn parts(request: &Request) -> guard::Parts<'_> {

@@ -11,7 +11,7 @@ use axum::{
 use serde::Serialize;
 
 use super::{State, json, problem::Problem};
-use crate::metrics::{self, Check};
+use crate::metrics::{self, Check, unix_ms};
 
 #[derive(Serialize)]
 struct Ready {
@@ -45,7 +45,7 @@ struct Live {
 
 /// 503 only where a restart would help.
 pub(super) async fn live(FromState(state): FromState<Arc<State>>) -> Response {
-    let found = state.metrics.health.live(super::now_ms());
+    let found = state.metrics.health.live(unix_ms());
     let status = if found.is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let text = serde_json::to_string(&Live { live: found.is_ok(), detail: found.err() }).unwrap_or_default();
     let mut response = json(text);

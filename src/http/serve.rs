@@ -1,20 +1,10 @@
 //! The accept loop: HTTP/1.1 on hyper, with time-outs and bounds that a ready-made server does not have.
 
-use std::{
-    io,
-    net::SocketAddr,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus::IntGauge;
 use socket2::TcpKeepalive;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -54,29 +44,6 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nCont
 /// Who is at the other end; an extension of every request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
-
-/// Counts a socket as `http` until it becomes a feed; an extension of every request.
-#[derive(Clone)]
-pub struct Counted(Arc<CountedInner>);
-
-struct CountedInner {
-    gauge: IntGauge,
-    open: AtomicBool,
-}
-
-impl Counted {
-    fn new(gauge: IntGauge) -> Counted {
-        gauge.inc();
-        Counted(Arc::new(CountedInner { gauge, open: AtomicBool::new(true) }))
-    }
-
-    /// From here on somebody else counts this socket.
-    pub fn hand_over(&self) {
-        if self.0.open.swap(false, Ordering::Relaxed) {
-            self.0.gauge.dec();
-        }
-    }
-}
 
 /// Serves until `stop`: then accepts nothing more, lets running requests finish and gives back its sockets. Connections are
 /// tasks of `tracker`; those of upgraded sockets are not ours any more.
@@ -120,8 +87,7 @@ pub async fn serve(
             continue;
         };
         prepare(&stream);
-        let counted = Counted::new(metrics.connections.http.clone());
-        tracker.spawn(connection(stream, peer, router.clone(), options.header_timeout, counted, stop.clone(), permit));
+        tracker.spawn(connection(stream, peer, router.clone(), options.header_timeout, stop.clone(), permit));
     }
 }
 
@@ -166,19 +132,15 @@ async fn connection(
     peer: SocketAddr,
     router: Router,
     header_timeout: Duration,
-    counted: Counted,
     stop: CancellationToken,
     permit: OwnedSemaphorePermit,
 ) {
-    let for_requests = counted.clone();
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
-        request.extensions_mut().insert(for_requests.clone());
         router.clone().oneshot(request.map(Body::new))
     });
     if stop.is_cancelled() {
         let _ = stream.shutdown().await;
-        counted.hand_over();
         return;
     }
     let connection = http1::Builder::new()
@@ -199,6 +161,5 @@ async fn connection(
         // A client's mistake or absence; at most worth a look while debugging.
         tracing::debug!(%error, "a connection ended early");
     }
-    counted.hand_over();
     drop(permit);
 }

@@ -16,7 +16,7 @@ use super::{
     params::{Params, short},
     problem::Problem,
 };
-use crate::wire;
+use crate::{metrics::unix_ms, wire};
 
 /// Snapshots answered at most, the newest: a day of them at the default interval.
 const SNAPSHOTS_MAX: usize = 1440;
@@ -42,8 +42,7 @@ struct Source {
 pub(super) async fn current(FromState(state): FromState<Arc<State>>, request: Request) -> Result<Response, Problem> {
     guard::admit(&state, &super::parts(&request), Need::See).await?;
     Params::read(request.uri(), &[])?;
-    let metrics =
-        state.hub.metrics().unwrap_or_else(|| crate::detect::Metrics { timestamp_ms: super::now_ms(), ..Default::default() });
+    let metrics = state.hub.metrics().unwrap_or_else(|| crate::detect::Metrics { timestamp_ms: unix_ms(), ..Default::default() });
     let source = |status: wire::SourceStatus| Source {
         source: status.source,
         status: status.status,
@@ -67,7 +66,7 @@ struct Snapshot {
 pub(super) async fn history(FromState(state): FromState<Arc<State>>, request: Request) -> Result<Response, Problem> {
     guard::admit(&state, &super::parts(&request), Need::See).await?;
     let params = Params::read(request.uri(), &["since"])?;
-    let now_s = super::now_ms() / 1000;
+    let now_s = unix_ms() / 1000;
     let since_s = match params.get("since") {
         None => now_s.saturating_sub(HISTORY_S),
         Some(text) => since(text, now_s).ok_or_else(|| {

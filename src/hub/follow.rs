@@ -27,7 +27,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Same,
-    /// A prefix of what is known: the newest entries are missing.
+    /// A prefix of what is known, or nothing: the newest entries are missing.
     Behind,
     /// Other entries at known positions, up to `common` as they were.
     Rewound {
@@ -97,7 +97,7 @@ impl Hub {
                     }
                     warn!("the store lost the newest alerts: its log ends at {}, {} were known", bounds.head, self.head());
                     if bounds.head == 0 {
-                        self.rewind(Pos::origin(&bounds.epoch), "reset", Some(bounds.epoch.clone()));
+                        self.rewind(oldest(&bounds), "reset", Some(bounds.epoch.clone()));
                     } else {
                         self.rewind(Pos { seq: bounds.head, check: bounds.head_check.clone() }, "rewound", None);
                     }
@@ -161,10 +161,13 @@ impl Hub {
         if epoch.is_empty() {
             // Fed before it was followed: take the log's word.
             self.ring_mut().epoch.clone_from(&bounds.epoch);
+            if head.seq == 0 {
+                self.ring_mut().head = Pos::origin(&bounds.epoch);
+            }
         } else if epoch != bounds.epoch {
-            // An empty log may be one that was lost a moment ago, which the active node is putting back.
-            let emptied = bounds.head == 0 && head.seq > 0;
-            return Ok(if emptied { Verdict::Behind } else { Verdict::Other });
+            // An empty one may be filled again by the active node, with the entries and the epoch that were lost.
+            let lost = bounds.head == 0 && head.seq > 0;
+            return Ok(if lost { Verdict::Behind } else { Verdict::Other });
         }
         if head.seq == 0 || (bounds.head == head.seq && bounds.head_check == head.check) {
             return Ok(Verdict::Same);

@@ -27,7 +27,7 @@ pub use health::{Check, Health, unix_ms};
 /// Content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// How a client is connected.
+/// How frames leave.
 pub const TRANSPORTS: &[&str] = &["websocket", "sse", "http"];
 
 /// Why a connection was not taken. The last one stands for whatever is not listed.
@@ -85,12 +85,10 @@ impl Labelled {
     }
 }
 
-/// The connections that are open, by transport.
+/// The clients of the feed that are connected, by transport. Sockets of the API come and go and are none.
 pub struct Connections {
     pub websocket: IntGauge,
     pub sse: IntGauge,
-    /// Sockets of the public listener that are neither of the two.
-    pub http: IntGauge,
 }
 
 /// The series of this node, and the last state of the streams.
@@ -160,11 +158,10 @@ impl Metrics {
         make.register(&source_lag);
         make.register_process();
 
-        let connections = make.gauges("auditcast_connections", "Open client connections.", &["transport"]);
+        let connections = make.gauges("auditcast_connections", "Clients of the feed that are connected.", &["transport"]);
         let connections = Connections {
             websocket: connections.with_label_values(&["websocket"]),
             sse: connections.with_label_values(&["sse"]),
-            http: connections.with_label_values(&["http"]),
         };
         Arc::new(Metrics {
             health: Arc::new(Health::new()),

@@ -1,6 +1,6 @@
 //! One client: WebSocket, Server-Sent Events (contract §5).
 //!
-//! A client is one task that owns its socket, a [`feed::Feed`] (cursors and filters: what to send) and its deadlines. It never
+//! A client is one task that owns its socket, a feed (cursors and filters: what to send) and its deadlines. It never
 //! waits for another client and nobody waits for it; its memory is bounded by a page of the log and a write buffer. Every task
 //! is in [`Context::tasks`] and ends when the hub drains.
 

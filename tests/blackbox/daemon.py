@@ -140,10 +140,10 @@ class Daemon:
         self.process.send_signal(number)
 
     def stop(self, number=signal.SIGTERM, timeout=20):
-        """The exit code; panics anywhere on the way fail the test."""
+        """The exit code; panics anywhere on the way fail the test. `number` None: it has been told already."""
         if self.process is None:
             return None
-        if self.process.poll() is None:
+        if self.process.poll() is None and number is not None:
             self.process.send_signal(signal.SIGCONT)
             self.process.send_signal(number)
         try:
