@@ -83,6 +83,7 @@ const LINES_MAX: usize = 600;
 const LONG: &[(&str, &str)] = &[
     ("tests/tidy.rs", "each rule stands beside the proof that it can fail"),
     ("tests/suite/mod.rs", "one suite of scenarios that both stores run"),
+    ("tests/session_feed.rs", "the feed over real sockets, one scenario after the other"),
     ("tests/store.rs", "what a server can do to us, one scenario after the other"),
     ("tests/embedded.rs", "what a disk can do to us, one scenario after the other"),
 ];

@@ -20,6 +20,20 @@ def pytest_sessionfinish(session):
 
 
 @pytest.fixture
+def figures(record_property):
+    """Tells what was measured; shown at the end of the run, also where tests run in several processes."""
+    return lambda text: record_property("figures", text)
+
+
+def pytest_terminal_summary(terminalreporter):
+    for reports in list(terminalreporter.stats.values()):
+        for report in reports:
+            for name, text in getattr(report, "user_properties", []) if getattr(report, "when", "") == "call" else []:
+                if name == "figures":
+                    terminalreporter.write_line(f"{report.nodeid.split('::')[-1]}: {text}")
+
+
+@pytest.fixture
 def cleanup():
     """Functions that are called at the end, last first; the first failure is told after all were called."""
     stack = []

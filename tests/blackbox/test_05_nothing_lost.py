@@ -123,7 +123,7 @@ def stored_high(client):
 
 
 @pytest.mark.timeout(120 + 30 * ROUNDS)
-def test_rounds(redis_server, make_daemon, capsys):
+def test_rounds(redis_server, make_daemon, figures):
     rng = random.Random(SEED)
     source = [{"name": s.split(":")[1], "kind": "stream", "streams": [s], "start": "earliest"} for s in STREAMS]
     nodes = [make_daemon(redis_server, name=name, source=source) for name in ("first", "second")]
@@ -197,10 +197,9 @@ def test_rounds(redis_server, make_daemon, capsys):
         follower.join(10)
     missing = [sorted(set(wanted) - set(evidence(seen(f)))) for f in followers]
     duplicate = [len(seen(f)) - len(set(evidence(seen(f)))) for f in followers]
-    with capsys.disabled():
-        print(f"\nrounds {ROUNDS} (seed {SEED}), events {events}, alerts expected {total} by each of {len(followers)} clients, "
-              f"missing {sum(map(len, missing))}, duplicate {sum(duplicate)}, connections {sum(f.connections for f in followers)}, "
-              f"longest silence at a takeover {max(takeovers, default=0):.2f} s")  # fmt: skip
+    figures(f"rounds {ROUNDS} (seed {SEED}), events {events}, alerts expected {total} by each of {len(followers)} clients, "
+            f"missing {sum(map(len, missing))}, duplicate {sum(duplicate)}, connections {sum(f.connections for f in followers)}, "
+            f"longest silence at a takeover {max(takeovers, default=0):.2f} s")  # fmt: skip
     assert total > ROUNDS, "the writer wrote too little to show anything"
     assert not any(missing) and not any(duplicate), (missing, duplicate)
     # The log by the API, from either node, is what every client saw.

@@ -340,7 +340,7 @@ def frames_of(data):
 
 
 @pytest.mark.timeout(300)
-def test_a_client_that_stops_reading(redis_server, make_daemon, long_run, capsys):
+def test_a_client_that_stops_reading(redis_server, make_daemon, long_run, figures):
     """Told, closed with 3008, memory does not grow, and 50 others see no delay."""
     seconds = 60 if long_run else 15
     daemon = make_daemon(redis_server, feed={"ring": 2000}).start()
@@ -394,9 +394,8 @@ def test_a_client_that_stops_reading(redis_server, make_daemon, long_run, capsys
     daemon.wait_metric("auditcast_disconnects_total", 1, 90, code="3008")
     grown = daemon.rss() - before
     delays.sort()
-    with capsys.disabled():
-        print(f"\nslow client: {sent} alerts to 50 others, delay p50 {delays[len(delays) // 2] * 1e3:.0f} ms, p99 "
-              f"{delays[len(delays) * 99 // 100] * 1e3:.0f} ms, worst {delays[-1] * 1e3:.0f} ms, memory {grown / 2**20:+.1f} MiB")  # fmt: skip
+    figures(f"{sent} alerts to 50 others, delay p50 {delays[len(delays) // 2] * 1e3:.0f} ms, p99 "
+            f"{delays[len(delays) * 99 // 100] * 1e3:.0f} ms, worst {delays[-1] * 1e3:.0f} ms, memory {grown / 2**20:+.1f} MiB")  # fmt: skip
     assert len(delays) == 50 * sent
     assert delays[-1] < 1.0
     assert grown < 64 * 2**20
