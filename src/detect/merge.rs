@@ -139,6 +139,11 @@ impl<T> Merge<T> {
         stream.items.extend(entries);
     }
 
+    /// Time of the oldest entry that is held, Unix ms.
+    pub fn earliest_ms(&self) -> Option<u64> {
+        self.streams.iter().filter_map(|s| s.items.front()).map(|(entry, _)| entry.ms).min()
+    }
+
     /// Up to where this stream is complete, Unix ms.
     pub fn complete_through(&self, stream: usize) -> u64 {
         self.streams.get(stream).map_or(0, |s| s.complete_through_ms)

@@ -36,6 +36,10 @@ pub struct Effects {
 }
 
 impl Effects {
+    pub fn is_empty(&self) -> bool {
+        !self.urgent() && self.dead_letters.is_empty()
+    }
+
     /// There is something in it that cannot wait for the slot's end.
     pub fn urgent(&self) -> bool {
         !self.alerts.is_empty() || !self.marks.is_empty() || self.future
@@ -231,17 +235,7 @@ impl Engine {
 
     /// Closes every slot up to `slot_end_ms`.
     pub fn close_to(&mut self, slot_end_ms: u64, effects: &mut Effects) {
-        while self.detector.next_slot() <= slot_end_ms {
-            if self.detector.quiescent_after() && effects.alerts.is_empty() {
-                // Nothing can happen in the slots between: only the last one is looked at.
-                let interval = self.interval_ms();
-                if slot_end_ms >= self.detector.next_slot() + interval {
-                    self.detector.skip_to(slot_end_ms - interval);
-                }
-            }
-            let slot = self.detector.next_slot();
-            self.detector.close(slot, &mut effects.alerts);
-        }
+        self.detector.close(slot_end_ms, &mut effects.alerts);
     }
 
     pub fn interval_ms(&self) -> u64 {

@@ -16,7 +16,7 @@ use crate::{
     event::{EntryId, Event},
     metrics::unix_ms,
     source,
-    store::{Commit, Entry, ReadReply, Reader, Snapshot, StoreError, StreamFault},
+    store::{Entry, ReadReply, Reader, StoreError, StreamFault},
     wire::{self, SourceState, SourceStatus},
 };
 
@@ -40,31 +40,46 @@ const METRICS_TTL: Duration = Duration::from_secs(86_400);
 const METRICS_HELD_MAX: usize = 64;
 
 /// The leader's own part of the state.
-struct Leader<'a> {
-    state: &'a mut State,
-    fence: u64,
-    merge: Merge<(usize, Entry)>,
-    reader: Reader,
-    effects: Effects,
+pub(super) struct Leader<'a> {
+    pub(super) state: &'a mut State,
+    pub(super) fence: u64,
+    pub(super) merge: Merge<(usize, Entry)>,
+    pub(super) reader: Reader,
+    pub(super) effects: Effects,
     /// The store's clock when the newest batch had been read, and ours then.
-    store_ms: u64,
-    store_at: Instant,
+    pub(super) store_ms: u64,
+    pub(super) store_at: Instant,
     /// Streams are compared from here on at the next slot's end.
-    compare_from: usize,
-    compare_all: bool,
-    next_lease: Instant,
-    next_discover: Instant,
-    next_probe: Instant,
-    next_checkpoint: Instant,
-    outage: Outage,
+    pub(super) compare_from: usize,
+    pub(super) compare_all: bool,
+    pub(super) next_lease: Instant,
+    pub(super) next_discover: Instant,
+    pub(super) next_probe: Instant,
+    pub(super) next_checkpoint: Instant,
+    pub(super) outage: Outage,
+    /// Of the store, when they were last looked at; what it holds must be looked at again.
+    pub(super) reconnects: u64,
+    pub(super) look_again: bool,
+    /// Slot of the last commit.
+    pub(super) committed_slot: u64,
     /// A stream was read to less than its end: more is there.
-    behind: bool,
+    pub(super) behind: bool,
     /// Snapshots of metrics on their way: (slot's end, JSON).
-    metrics: VecDeque<(u64, String)>,
+    pub(super) metrics: VecDeque<(u64, String)>,
+}
+
+/// Before the first entry there is no time: what happens then happens in the slot that is open now, or that the oldest entry in
+/// hand will open.
+fn begin_time(l: &mut Leader<'_>) {
+    if l.state.engine.detector.last_slot() == 0 {
+        let now = l.merge.earliest_ms().unwrap_or(u64::MAX).min(l.merge.time());
+        let interval = l.state.engine.interval_ms().max(1);
+        l.state.engine.detector.skip_to(now.saturating_sub(1) / interval * interval);
+    }
 }
 
 /// Why the leader cannot go on.
-enum Halt {
+pub(super) enum Halt {
     /// Another node has the lease.
     Fenced,
     Stopped,
@@ -105,6 +120,9 @@ impl Monitor {
             next_probe: now,
             next_checkpoint: now + self.options.checkpoint_interval,
             outage: Outage::new("the store"),
+            reconnects: self.store.reconnects(),
+            look_again: false,
+            committed_slot: 0,
             behind: false,
             metrics: VecDeque::new(),
             state,
@@ -166,6 +184,13 @@ impl Monitor {
                 Err(why) => tracing::warn!("the new settings are not used: {why}"),
             }
         }
+        let reconnects = self.store.reconnects();
+        if reconnects != l.reconnects {
+            // Another server may be at the other end, or the same one without what it had.
+            l.reconnects = reconnects;
+            l.next_lease = Instant::now();
+            l.look_again = true;
+        }
         if Instant::now() >= l.next_lease {
             self.renew(l).await?;
         }
@@ -199,55 +224,6 @@ impl Monitor {
             self.checkpoint(l).await?;
             l.next_checkpoint = Instant::now() + self.options.checkpoint_interval;
         }
-        Ok(())
-    }
-
-    async fn renew(&mut self, l: &mut Leader<'_>) -> Result<(), Halt> {
-        let lease = self.store.lease(&self.node, l.fence.max(l.state.fence)).await?;
-        l.state.fence = l.state.fence.max(lease.fence);
-        if lease.node != self.node {
-            return Err(Halt::Fenced);
-        }
-        if lease.fence != l.fence || l.outage.since.is_some() {
-            self.regain(l, lease.fence).await?;
-        }
-        l.next_lease = Instant::now() + self.options.lease_ttl / 3;
-        Ok(())
-    }
-
-    /// The lease had run out, or the store was away. If nobody committed meanwhile our state is the newest there is, and what the
-    /// store has lost of it is put back.
-    async fn regain(&mut self, l: &mut Leader<'_>, fence: u64) -> Result<(), Halt> {
-        self.store.prepare().await?;
-        let recovered = self.store.recover().await?;
-        if recovered.commit > l.state.commit {
-            tracing::info!("another node led meanwhile: its commits are read");
-            return Err(Halt::Fenced);
-        }
-        l.fence = fence;
-        if recovered.commit < l.state.commit || recovered.epoch != l.state.epoch {
-            let kept = self.hub.log_after(recovered.seq);
-            let fits = kept.first().is_some_and(|first| first.seq == recovered.seq + 1 || recovered.seq == 0);
-            let back = if fits { kept.len() } else { 0 };
-            tracing::error!(
-                "the store lost what it had acknowledged: commits {} to {} and {} alerts; {back} alerts are put back",
-                recovered.commit + 1,
-                l.state.commit,
-                l.state.seq.saturating_sub(recovered.seq),
-            );
-            if back > 0 {
-                self.store.log_restore(fence, &l.state.epoch, &kept).await?;
-            }
-            let now = self.store.recover().await?;
-            l.state.epoch = now.epoch;
-            l.state.seq = now.seq;
-            l.state.commit = now.commit;
-            for stream in &mut l.state.engine.streams {
-                stream.moved = true;
-            }
-            l.next_checkpoint = Instant::now();
-        }
-        l.compare_all = true;
         Ok(())
     }
 
@@ -474,6 +450,7 @@ impl Monitor {
             if out && !fault.told {
                 fault.told = true;
                 l.merge.set_voting(index, false);
+                begin_time(l);
                 l.state.engine.unreadable(index, &mut l.effects);
             }
             let stream = &l.state.engine.streams[index];
@@ -490,7 +467,7 @@ impl Monitor {
     }
 
     /// The state of each source to the hub, which tells its clients of changes.
-    fn tell_sources(&self, l: &Leader<'_>, store_up: bool) {
+    pub(super) fn tell_sources(&self, l: &Leader<'_>, store_up: bool) {
         let settings = self.settings.borrow();
         for (index, source) in settings.sources.iter().enumerate() {
             let own = |s: &&Stream| s.feeds == Feeds::Source(index as u16);
@@ -532,112 +509,12 @@ impl Monitor {
                     hole.from,
                     hole.missed.map_or("an unknown number".to_owned(), |n| n.to_string()),
                 );
+                begin_time(l);
                 l.state.engine.hole(index, hole, &mut l.effects);
                 self.commit(l).await?;
             }
         }
         l.compare_from = if n == 0 { 0 } else { (l.compare_from + at_most.min(n)) % n };
         Ok(())
-    }
-
-    /// Makes true together what has been decided. Tries until it is stored, another node leads, or the daemon stops.
-    async fn commit(&mut self, l: &mut Leader<'_>) -> Result<(), Halt> {
-        let effects = std::mem::take(&mut l.effects);
-        let record = l.state.engine.record(l.merge.time(), effects.marks);
-        let mut commit = Commit {
-            fence: l.fence,
-            entries: l.state.engine.log_entries(&effects.alerts),
-            record,
-            dead_letters: effects.dead_letters,
-        };
-        let begun = Instant::now();
-        loop {
-            match self.store.commit(&commit).await {
-                Ok(committed) => {
-                    l.state.commit = committed.n;
-                    l.state.seq = committed.seq;
-                    break;
-                }
-                Err(StoreError::Fenced) => match self.renew(l).await {
-                    // The lease was lost with the store's data, not to another node.
-                    Ok(()) if commit.fence != l.fence => {
-                        self.complete(l, &mut commit);
-                        continue;
-                    }
-                    Ok(()) | Err(Halt::Fenced) => return Err(Halt::Fenced),
-                    Err(Halt::Store(error)) => self.store_down(&mut l.outage, &error),
-                    Err(halt) => return Err(halt),
-                },
-                Err(error) => {
-                    self.store_down(&mut l.outage, &error);
-                    self.tell_sources(l, false);
-                }
-            }
-            tokio::select! {
-                () = sleep_until(Instant::now() + l.outage.pause()) => {}
-                () = self.stop.cancelled() => return Err(Halt::Stopped),
-            }
-            // The answer may be all that was lost.
-            match self.store.commits(l.state.commit, 1).await.as_deref() {
-                Ok([found]) if found.same_as(&commit.record) => {
-                    l.state.commit = found.n;
-                    l.state.seq = self.store.log_bounds().await.map_or(l.state.seq, |bounds| bounds.head);
-                    break;
-                }
-                Ok([_, ..]) => return Err(Halt::Fenced),
-                Ok([]) => {}
-                Err(_) => continue,
-            }
-            match self.renew(l).await {
-                Ok(()) => self.complete(l, &mut commit),
-                Err(Halt::Store(_)) => {}
-                Err(halt) => return Err(halt),
-            }
-        }
-        if l.outage.since.is_some() {
-            self.store_up(&mut l.outage);
-            self.tell_sources(l, true);
-        }
-        self.metrics.commit.observe(begun.elapsed().as_secs_f64());
-        let now_ms = l.store_ms + u64::try_from(l.store_at.elapsed().as_millis()).unwrap_or(0);
-        for arrival in effects.arrivals {
-            self.metrics.event_processing.observe(now_ms.saturating_sub(arrival) as f64 / 1000.0);
-        }
-        Ok(())
-    }
-
-    /// A commit that is tried again, under the fence of now; with all positions, where the store has lost its table of them.
-    fn complete(&self, l: &Leader<'_>, commit: &mut Commit) {
-        commit.fence = l.fence;
-        if l.state.engine.streams.iter().any(|s| s.moved) {
-            commit.record.done = l.state.engine.streams.iter().map(|s| (s.key.clone(), s.done)).collect();
-        }
-    }
-
-    async fn checkpoint(&mut self, l: &mut Leader<'_>) -> Result<(), Halt> {
-        // Only what is committed may be in a snapshot.
-        self.commit(l).await?;
-        let snapshot = Snapshot {
-            commit: l.state.commit,
-            fingerprint: self.settings.borrow().fingerprint.clone(),
-            data: l.state.engine.snapshot(),
-        };
-        self.store.snapshot_put(l.fence, &snapshot).await?;
-        Ok(())
-    }
-
-    /// Stopping: commit, write the state down, give the lease back, all within a second or two.
-    async fn resign(&mut self, l: &mut Leader<'_>) {
-        let done = tokio::time::timeout(Duration::from_secs(3), async {
-            self.checkpoint(l).await?;
-            self.store.release(&self.node, l.fence).await?;
-            Ok::<(), Halt>(())
-        });
-        match done.await {
-            Ok(Ok(())) => tracing::info!("the state is written down and the lease given back"),
-            Ok(Err(_)) | Err(_) => {
-                tracing::warn!("the state could not be written down; the next start reads on from the last commit")
-            }
-        }
     }
 }

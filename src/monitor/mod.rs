@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod engine;
+mod fenced;
 mod follow;
 mod lead;
 mod streams;

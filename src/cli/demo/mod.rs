@@ -21,6 +21,8 @@ mod app;
 
 /// The stream that the simulated application writes.
 const STREAM: &str = "audit:events";
+/// The same in a Redis that may have an application's own.
+const STREAM_IN_REDIS: &str = "auditcast-demo:events";
 const DEFAULT_RATE: u32 = 20;
 /// How long the admin token of a demo is good for.
 const TOKEN_TTL: Duration = Duration::from_secs(12 * 3600);
@@ -81,7 +83,8 @@ pub async fn run(global: Global, args: Demo) -> Result<(), Failure> {
     terminal::line(
         "A simulated application of 120 users writes its audit trail; the first attack begins in 5 s. Ctrl-C ends it.",
     );
-    let writer = tokio::spawn(write(handle.store.clone(), args.rate.unwrap_or(DEFAULT_RATE), stop.clone()));
+    let stream = if args.redis.is_some() { STREAM_IN_REDIS } else { STREAM };
+    let writer = tokio::spawn(write(handle.store.clone(), stream, args.rate.unwrap_or(DEFAULT_RATE), stop.clone()));
     let teller = tokio::spawn(tell(handle, stop.clone()));
     let ended = running.await.map_err(|e| Failure::run(format!("the daemon ended badly: {e}")))?;
     stop.cancel();
@@ -98,7 +101,9 @@ fn config(args: &Demo, scratch: &Scratch, secret: &str) -> Result<Config, Failur
     let mut set = |key: &str, value: &str| overrides.push((key.to_owned(), value.to_owned(), "demo".to_owned()));
     set("store.url", &store);
     if args.redis.is_some() {
+        // Nothing of an application that lives there is touched.
         set("store.prefix", "{auditcast-demo}");
+        set("source.audit.streams", &format!("[\"{STREAM_IN_REDIS}\"]"));
     }
     set("listen.public", &format!("127.0.0.1:{port}"));
     set("listen.ops", "127.0.0.1:0");
@@ -127,7 +132,7 @@ fn config(args: &Demo, scratch: &Scratch, secret: &str) -> Result<Config, Failur
 }
 
 /// The simulated application.
-async fn write(store: Store, rate: u32, stop: CancellationToken) {
+async fn write(store: Store, stream: &'static str, rate: u32, stop: CancellationToken) {
     let mut application = app::Application::new(unix_ms(), rate);
     let begun = Instant::now();
     let mut tick = interval(Duration::from_millis(100));
@@ -135,7 +140,7 @@ async fn write(store: Store, rate: u32, stop: CancellationToken) {
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
         let events = application.live(begun.elapsed());
         if !events.is_empty()
-            && let Err(error) = store.append(STREAM, &events).await
+            && let Err(error) = store.append(stream, &events).await
             && !stop.is_cancelled()
         {
             tracing::warn!("the application could not write its audit trail: {error}");
