@@ -20,7 +20,7 @@ use crate::{
     event::{Classifier, Severity},
     http,
     hub::Hub,
-    metrics::{Metrics, unix_ms},
+    metrics::{Metrics, resident_bytes, unix_ms},
     monitor::{Monitor, Role, Settings},
     session, source,
     store::{self, Store, StoreError, Target},
@@ -238,12 +238,21 @@ impl Server {
             );
         }
         {
-            let (metrics, store, outlet) = (metrics.clone(), store.clone(), outlet.clone());
+            let (metrics, store, hub, outlet) = (metrics.clone(), store.clone(), hub.clone(), outlet.clone());
+            let memory_bytes_max = config.memory_bytes_max;
             spawn(
                 "the gauges",
                 Box::pin(async move {
+                    let mut full = false;
                     while outlet.run_until_cancelled(sleep(GAUGES_EVERY)).await.is_some() {
                         metrics.set_store_reconnects(store.reconnects());
+                        let resident = resident_bytes().unwrap_or(0);
+                        if full != (resident > memory_bytes_max) {
+                            full = !full;
+                            hub.set_memory_full(full);
+                            let refused = if full { "new connections are refused" } else { "new connections are taken again" };
+                            tracing::warn!(resident, limit = memory_bytes_max, "limits.memory: {refused}");
+                        }
                     }
                     Ok(())
                 }),

@@ -5,12 +5,13 @@ use std::{net::TcpListener, path::Path};
 use clap::Args;
 
 use super::{
-    Failure, Global, health, now_ms,
+    Failure, Global, health,
     reach::{Reach, is_glob},
     terminal, token,
 };
 use crate::{
     config::Config,
+    metrics::unix_ms,
     source::{Kind, Options as Source},
     store::Target,
 };
@@ -135,12 +136,12 @@ fn secrets(report: &mut Report, config: &Config) {
 }
 
 async fn clock(report: &mut Report, store: &Reach) {
-    let before = now_ms();
+    let before = unix_ms();
     match store.now_ms().await {
         Err(error) => report.fail("clock", error.to_string(), "see the store"),
         Ok(theirs) => {
             // Half of the way there and back is the best guess at when the store looked.
-            let ours = before + now_ms().saturating_sub(before) / 2;
+            let ours = before + unix_ms().saturating_sub(before) / 2;
             let skew = ours.abs_diff(theirs);
             let text = format!("the store's clock and this machine's differ by {skew} ms");
             match skew {

@@ -5,6 +5,7 @@ use axum::http::{HeaderMap, Response, StatusCode, header};
 
 use crate::{
     auth::{Refusal, RefusalKind},
+    hub::Full,
     wire::{CloseCode, ErrorCode},
 };
 
@@ -147,8 +148,20 @@ pub(super) enum Denied {
     BadRequest(String),
     TooManyPerUser,
     NodeFull,
+    /// `limits.memory`.
+    Memory,
     Unavailable,
     Draining,
+}
+
+impl From<Full> for Denied {
+    fn from(full: Full) -> Denied {
+        match full {
+            Full::Node => Denied::NodeFull,
+            Full::Memory => Denied::Memory,
+            Full::User => Denied::TooManyPerUser,
+        }
+    }
 }
 
 impl Denied {
@@ -164,6 +177,7 @@ impl Denied {
             Denied::BadRequest(_) => "bad_request",
             Denied::TooManyPerUser => "too_many_per_user",
             Denied::NodeFull => "too_many_connections",
+            Denied::Memory => "memory",
             Denied::Unavailable => "unavailable",
             Denied::Draining => "draining",
         }
@@ -177,6 +191,7 @@ impl Denied {
             Denied::BadRequest(text) => text,
             Denied::TooManyPerUser => "this user has too many connections",
             Denied::NodeFull => "this node has too many connections",
+            Denied::Memory => "this node is short of memory",
             Denied::Unavailable => "the store is not reachable at the moment",
             Denied::Draining => "this node is shutting down",
         }
@@ -196,7 +211,7 @@ impl Denied {
             Denied::Origin => (ErrorCode::Forbidden, CloseCode::Forbidden),
             Denied::BadRequest(_) => (ErrorCode::BadRequest, CloseCode::BadRequests),
             Denied::TooManyPerUser => (ErrorCode::RateLimited, CloseCode::TooManyConnections),
-            Denied::NodeFull | Denied::Unavailable => (ErrorCode::Internal, CloseCode::Unavailable),
+            Denied::NodeFull | Denied::Memory | Denied::Unavailable => (ErrorCode::Internal, CloseCode::Unavailable),
             Denied::Draining => (ErrorCode::Internal, CloseCode::ShuttingDown),
         }
     }
@@ -211,7 +226,7 @@ impl Denied {
             Denied::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad_request"),
             Denied::TooManyPerUser => (StatusCode::TOO_MANY_REQUESTS, "too_many_connections"),
             Denied::NodeFull => (StatusCode::SERVICE_UNAVAILABLE, "too_many_connections"),
-            Denied::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            Denied::Memory | Denied::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Denied::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         };
         problem(status, code, self.text())
