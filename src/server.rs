@@ -58,6 +58,9 @@ impl From<StoreError> for ServerError {
     }
 }
 
+/// A task's name, and how it ended.
+type Ended = (&'static str, Result<(), String>);
+
 /// Everything that is bound and not yet running.
 pub struct Server {
     config: Config,
@@ -185,7 +188,7 @@ impl Server {
         // Two stages: what takes in, then what gives out.
         let (intake, outlet) = (CancellationToken::new(), CancellationToken::new());
         let sockets = TaskTracker::new();
-        let mut tasks: JoinSet<(&'static str, Result<(), String>)> = JoinSet::new();
+        let mut tasks: JoinSet<Ended> = JoinSet::new();
         let mut spawn = |name: &'static str, task: std::pin::Pin<Box<dyn Future<Output = Result<(), String>> + Send>>| {
             tasks.spawn(async move { (name, task.await) });
         };
@@ -322,7 +325,7 @@ impl Server {
 }
 
 /// A task that should have gone on for ever has ended.
-fn early(ended: Option<Result<(&'static str, Result<(), String>), tokio::task::JoinError>>) -> ServerError {
+fn early(ended: Option<Result<Ended, tokio::task::JoinError>>) -> ServerError {
     ServerError::Run(match ended {
         Some(Ok((name, Err(why)))) => format!("{name} failed: {why}"),
         Some(Ok((name, Ok(())))) => format!("{name} ended by itself"),

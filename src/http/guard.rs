@@ -13,6 +13,7 @@ use super::{
     State,
     problem::{Code, Problem},
     serve::Peer,
+    unread,
 };
 use crate::{
     auth::{Principal, Refusal, RefusalKind, token},
@@ -121,12 +122,18 @@ fn own_origin(state: &State, headers: &HeaderMap) -> bool {
 
 /// `RATE_LIMIT_GENERAL` per user, else per address; and no token in a query, where it would end up in logs and histories.
 pub(super) async fn limit(FromState(state): FromState<Arc<State>>, request: Request, next: Next) -> Response {
+    let (request, rest) = unread::lend(request);
+    let response = answer(&state, request, next).await;
+    rest.drop_from(response).await
+}
+
+async fn answer(state: &State, request: Request, next: Next) -> Response {
     if request.uri().query().is_some_and(wire::token_in_query) {
         return Problem::new(Code::TokenInQuery, "a token belongs into the Authorization header, never into the query")
             .into_response();
     }
     let now_ms = unix_ms();
-    if let Err(seconds) = state.limit.take(&client(&state, &request, now_ms), now_ms) {
+    if let Err(seconds) = state.limit.take(&client(state, &request, now_ms), now_ms) {
         let mut problem = Problem::new(Code::RateLimited, format!("too many requests; there is room again in {seconds} s"));
         problem.retry_after = Some(seconds);
         return problem.into_response();

@@ -36,6 +36,7 @@ mod params;
 mod probes;
 mod problem;
 mod serve;
+mod unread;
 mod values;
 
 pub use problem::{Code, Problem};
