@@ -566,6 +566,25 @@ async fn a_connection_ends_with_its_token_and_lives_on_with_a_newer_one() {
 }
 
 #[tokio::test]
+async fn short_of_memory_nobody_new_gets_in_and_who_is_in_stays() {
+    let node = node(options(), 100).await;
+    let mut client = node.client("/ws").await;
+    node.ctx.hub.set_memory_full(true);
+    let bearer = format!("Bearer {}", node.token("bob", 600));
+    for path in ["/ws", "/stream"] {
+        let (status, body) = node.refused(path, &[("authorization", &bearer)]).await;
+        assert_eq!(status, 503, "{path}: {body}");
+        assert!(body.contains("memory"), "{path}: {body}");
+    }
+    let rejected = &node.ctx.metrics.connections_rejected;
+    assert_eq!((rejected.get("memory"), rejected.get("unavailable")), (2, 0));
+    say(&mut client, json!({"type": "ping"})).await;
+    while next(&mut client).await["type"] != "pong" {}
+    node.ctx.hub.set_memory_full(false);
+    node.dial("/ws", &[("authorization", &bearer)]).await.expect("there is a place again");
+}
+
+#[tokio::test]
 async fn silence_ends_and_places_are_given_back() {
     let node = node(
         session::Options {
