@@ -128,12 +128,20 @@ pub(super) async fn limit(FromState(state): FromState<Arc<State>>, request: Requ
 }
 
 async fn answer(state: &State, request: Request, next: Next) -> Response {
+    // Who wanted the feed is one of its connections that were not taken, also when turned away here.
+    let rejected = |reason| {
+        if request.uri().path() == super::STREAM {
+            state.metrics.connections_rejected.inc(reason);
+        }
+    };
     if request.uri().query().is_some_and(wire::token_in_query) {
+        rejected("bad_request");
         return Problem::new(Code::TokenInQuery, "a token belongs into the Authorization header, never into the query")
             .into_response();
     }
     let now_ms = unix_ms();
     if let Err(seconds) = state.limit.take(&client(state, &request, now_ms), now_ms) {
+        rejected("rate_limited");
         let mut problem = Problem::new(Code::RateLimited, format!("too many requests; there is room again in {seconds} s"));
         problem.retry_after = Some(seconds);
         return problem.into_response();
