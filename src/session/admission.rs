@@ -9,7 +9,7 @@ use crate::{
     wire::{CloseCode, ErrorCode},
 };
 
-/// The sign-in cookie.
+/// The sign-in cookie (contract §10).
 const COOKIE: &str = "__Host-auditcast";
 /// The subprotocol, and what the token's item begins with.
 pub(super) const PROTOCOL: &str = "auditcast.v1";
@@ -63,8 +63,8 @@ impl Protocols {
     }
 }
 
-/// The bearer token in `Authorization`; `Some(Err)` where the header is there and holds none.
-pub(super) fn bearer(headers: &HeaderMap) -> Option<Result<String, Refusal>> {
+/// The bearer token in `Authorization`; `Some(Err)` where the header is there and holds none. Where it is, nothing else counts.
+pub fn bearer(headers: &HeaderMap) -> Option<Result<String, Refusal>> {
     let value = headers.get(header::AUTHORIZATION)?;
     let token = value.to_str().ok().and_then(|text| {
         let (scheme, token) = text.trim().split_once(' ')?;
@@ -75,7 +75,7 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<Result<String, Refusal>> {
 }
 
 /// The token in the sign-in cookie.
-pub(super) fn cookie(headers: &HeaderMap) -> Option<String> {
+pub fn cookie(headers: &HeaderMap) -> Option<String> {
     headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(';')).find_map(
         |pair| {
             let (name, value) = pair.trim().split_once('=')?;

@@ -344,14 +344,8 @@ impl Client {
     /// What the clocks say: pings are queued here, ends are told.
     fn due(&mut self, live: &mut Live, now: Instant) -> Option<CloseCode> {
         let options = &self.ctx.options;
-        if self.ctx.hub.draining().is_some() {
-            return Some(CloseCode::ShuttingDown);
-        }
-        if self.place.is_ended() {
-            return Some(CloseCode::Forbidden);
-        }
-        if now >= live.expires_at {
-            return Some(CloseCode::TokenExpired);
+        if let Some(code) = self.ctx.over(&self.place, live.expires_at, now) {
+            return Some(code);
         }
         if let Some(stall) = self.stall {
             let stalled = now.saturating_duration_since(stall.since);

@@ -24,6 +24,7 @@ mod rate;
 mod socket;
 mod sse;
 
+pub use admission::{bearer, cookie};
 pub use handshake::{Upgrade, websocket};
 pub use socket::{Fault, Incoming, Socket};
 pub use sse::sse;
@@ -66,6 +67,17 @@ pub struct Context {
 impl Context {
     pub fn new(hub: Arc<Hub>, store: Store, auth: Auth, metrics: Arc<Metrics>, options: Options, node: String) -> Arc<Context> {
         Arc::new(Context { hub, store, auth, metrics, options, node, tasks: TaskTracker::new() })
+    }
+
+    /// Why a connection has to end that has done nothing wrong: the drain, an admin's word, its token's `exp`.
+    fn over(&self, place: &Connection, expires_at: tokio::time::Instant, now: tokio::time::Instant) -> Option<wire::CloseCode> {
+        if self.hub.draining().is_some() {
+            return Some(wire::CloseCode::ShuttingDown);
+        }
+        if place.is_ended() {
+            return Some(wire::CloseCode::Forbidden);
+        }
+        (now >= expires_at).then_some(wire::CloseCode::TokenExpired)
     }
 
     /// The first frame of a client's.

@@ -148,14 +148,8 @@ impl Client {
         let mut out = vec![Out::new("hello", ctx.hello(&self.place, principal))];
         loop {
             let now = Instant::now();
-            if ctx.hub.draining().is_some() {
-                return Some(CloseCode::ShuttingDown);
-            }
-            if self.place.is_ended() {
-                return Some(CloseCode::Forbidden);
-            }
-            if now >= expires_at {
-                return Some(CloseCode::TokenExpired);
+            if let Some(code) = ctx.over(&self.place, expires_at, now) {
+                return Some(code);
             }
             let more = feed.collect(now, PIECE_BYTES, &mut out);
             let mut piece = BytesMut::new();
