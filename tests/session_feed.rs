@@ -289,9 +289,10 @@ async fn an_alert_is_pushed_and_a_client_resumes_where_it_left() {
     let first = next(&mut client).await;
     assert_eq!((&first["type"], number(&first), first.get("replayed")), (&json!("security_alert"), 1, None));
     drop(client);
-    // Or it would still be sent some of what comes now.
     wait_for("the first client to be gone", || node.ctx.hub.connections().is_empty()).await;
     node.raise(3..=4).await;
+    // What this node has not seen when a client comes back is live for it.
+    wait_for("the hub to have them", || node.ctx.hub.head() >= 4).await;
     let pos = first["pos"].as_str().expect("a position");
     let mut client = node.client(&format!("/ws?after={pos}")).await;
     let subscribed = next(&mut client).await;
