@@ -114,17 +114,7 @@ def test_outages_of_the_store(redis_server, make_daemon):
     daemon.put({"event_type": "login_failed"})
     daemon.slots(2)
     assert daemon.metric("auditcast_store_up") == daemon.metric("auditcast_ready") == daemon.metric("auditcast_active") == 1
-    assert daemon.metric("auditcast_slots_late_total") == 0 and daemon.metric("auditcast_store_reconnects_total") == 0
-    # Frozen for some intervals: slots are closed, late.
-    redis_server.send_signal(signal.SIGSTOP)
-    try:
-        before = daemon.metric("auditcast_slots_closed_total")
-        with pytest.raises(AssertionError):
-            daemon.wait_metric("auditcast_slots_closed_total", lambda now: now > before + 1, 2)
-    finally:
-        redis_server.send_signal(signal.SIGCONT)
-    moved(daemon, "auditcast_slots_late_total")
-    # And gone.
+    assert daemon.metric("auditcast_store_reconnects_total") == 0
     redis_server.kill()
     daemon.wait_metric("auditcast_store_up", 0)
     daemon.wait_metric("auditcast_ready", 0, 20)
@@ -136,8 +126,8 @@ def test_outages_of_the_store(redis_server, make_daemon):
     moved(daemon, "auditcast_replayed_entries_total", 1)
 
 
-def test_lag_and_two_nodes(redis_server, make_daemon):
-    first = make_daemon(redis_server, name="first", monitor={"batch": 100}).start()
+def test_two_nodes(redis_server, make_daemon):
+    first = make_daemon(redis_server, name="first").start()
     first.put({"event_type": "x", "user_id": "1"})
     first.wait_metric("auditcast_source_lag_entries", 0, source="app")
     second = make_daemon(redis_server, name="second").start()
@@ -148,22 +138,6 @@ def test_lag_and_two_nodes(redis_server, make_daemon):
     first.wait_metric("auditcast_active", 0, 20)
     second.stop()
     first.wait_metric("auditcast_active", 1, 20)
-    seen = 0.0
-    pipe = first.redis.pipeline(transaction=False)
-    for _ in range(30_000):
-        pipe.xadd(STREAM, {"event_type": "x", "user_id": "1"})
-    first.send_signal(signal.SIGSTOP)
-    pipe.execute()
-    first.send_signal(signal.SIGCONT)
-
-    def lagged():
-        nonlocal seen
-        seen = max(seen, first.metric("auditcast_source_lag_entries", source="app") or 0)
-        return seen > 0 or first.metric("auditcast_source_events_total", source="app") == 30_001
-
-    until("entries wait to be read, or are read", lagged, 30, every=0)
-    first.wait_metric("auditcast_source_lag_entries", 0, 30, source="app")
-    assert seen > 0
 
 
 def refused(daemon, **options):
