@@ -102,6 +102,11 @@ pub(super) async fn apply(
     // From here on nothing can fail.
     missing.beginning |= beginning;
     for (key, hole) in holes {
+        if let (Some(index), Some(n)) = (engine.stream_index(key), hole.missed) {
+            // They were there once: only what the leader never had is missed by it.
+            let counted = &mut engine.streams[index].counted;
+            *counted = counted.map(|counted| counted + n);
+        }
         missing.hole(key, hole);
     }
     let entries = pages.len() as u64;

@@ -103,16 +103,18 @@ pub struct Node {
     stop: CancellationToken,
     monitor: JoinHandle<Result<(), MonitorError>>,
     others: Vec<JoinHandle<()>>,
-    config: Config,
+    /// The store is this node's own.
+    own: bool,
 }
 
 /// So seldom that a test that wants no snapshot sees none.
 pub const NEVER: Duration = Duration::from_secs(3600);
 
 pub async fn start(engine: &Engine, config: &Config, name: &str, checkpoint_interval: Duration) -> Node {
-    start_on(engine.open().await, config, name, checkpoint_interval)
+    Node { own: true, ..start_on(engine.open().await, config, name, checkpoint_interval) }
 }
 
+/// A node that shares a store with others.
 pub fn start_on(store: Store, config: &Config, name: &str, checkpoint_interval: Duration) -> Node {
     let hub = Hub::new(hub::Options { ring: 10_000, events_ring: 100 });
     let names: Vec<String> = config.sources.iter().map(|s| s.name.clone()).collect();
@@ -143,7 +145,7 @@ pub fn start_on(store: Store, config: &Config, name: &str, checkpoint_interval: 
             others.push(tokio::spawn(source::bridge(source.clone(), store.clone(), stop.clone())));
         }
     }
-    Node { store, hub, metrics, role: roles, stop, monitor, others, config: config.clone() }
+    Node { store, hub, metrics, role: roles, stop, monitor, others, own: false }
 }
 
 impl Node {
@@ -155,7 +157,9 @@ impl Node {
             let _ = task.await;
         }
         let _ = self.monitor.await;
-        self.store.close().await;
+        if self.own {
+            self.store.close().await;
+        }
     }
 
     /// As SIGTERM ends it.
@@ -165,7 +169,9 @@ impl Node {
         for task in self.others {
             task.await.expect("a task does not panic");
         }
-        self.store.close().await;
+        if self.own {
+            self.store.close().await;
+        }
     }
 
     pub async fn leads(&mut self) {
