@@ -95,6 +95,16 @@ struct SavedHeader {
     streams: Vec<Saved>,
 }
 
+/// The times of an entry, Unix ms.
+pub struct When {
+    /// By the arrival clock: where it counts.
+    pub time_ms: u64,
+    /// Of its id, never later than the store's clock.
+    pub arrival_ms: u64,
+    /// Its id is so far ahead of the store's clock.
+    pub ahead_ms: Option<u64>,
+}
+
 impl Engine {
     pub fn new(settings: Arc<Settings>, intake: &str) -> Result<Engine, String> {
         let detector = Detector::new(settings.detect.clone());
@@ -175,18 +185,9 @@ impl Engine {
         }
     }
 
-    /// Takes one entry in at `time_ms`; `arrival_ms` is its id's time, never later than the store's clock.
-    /// `ahead_ms`: its id is so far ahead of the store's clock.
-    pub fn observe(
-        &mut self,
-        index: usize,
-        entry: &Entry,
-        time_ms: u64,
-        arrival_ms: u64,
-        ahead_ms: Option<u64>,
-        effects: &mut Effects,
-        sink: EventSink<'_>,
-    ) {
+    /// Takes one entry in.
+    pub fn observe(&mut self, index: usize, entry: &Entry, when: When, effects: &mut Effects, sink: EventSink<'_>) {
+        let When { time_ms, arrival_ms, ahead_ms } = when;
         let Some(stream) = self.streams.get_mut(index) else { return };
         stream.took(entry.id);
         let stream = &self.streams[index];

@@ -108,6 +108,16 @@ fn begin_time(l: &mut Leader<'_>) {
     }
 }
 
+/// How many of the slots that ended in `(before, last]` are closed at `now` more than an interval after their end. The first slot
+/// of all begins with the present and is never late.
+fn late(before: u64, last: u64, now: u64, interval: u64) -> u64 {
+    if before == 0 {
+        return 0;
+    }
+    let last_late = last.min(now.saturating_sub(interval.saturating_add(1)));
+    last_late.saturating_sub(before) / interval.max(1)
+}
+
 /// Why the leader cannot go on.
 pub(super) enum Halt {
     /// Another node has the lease.
@@ -519,9 +529,7 @@ impl Monitor {
             self.commit(l).await?;
         }
         if closed {
-            if l.store_ms > slot + 2 * l.state.engine.interval_ms() {
-                self.metrics.slots_late.inc();
-            }
+            self.metrics.slots_late.inc_by(late(slot_before, slot, l.store_ms, l.state.engine.interval_ms()));
             self.publish(&l.state.engine, self.crossed_snapshot(slot_before, slot));
             self.tell("positions", true, format!("slot {slot} closed"));
             self.compare(l, COMPARE_MAX).await?;
@@ -673,14 +681,21 @@ impl Monitor {
         for step in 0..n.min(at_most) {
             let index = (l.compare_from + step) % n;
             let stream = &l.state.engine.streams[index];
-            if stream.held > 0 || stream.fault.is_some() {
+            if stream.fault.is_some() {
                 continue;
             }
             let Ok(info) = self.store.stream_info(&stream.key).await? else { continue };
+            if l.state.engine.streams[index].held > 0 {
+                // In the middle of a backlog there is nothing to compare, but a lag to be told.
+                if let Some(info) = info {
+                    l.state.engine.streams[index].look_behind(&info);
+                }
+                continue;
+            }
             let found = l.state.engine.streams[index].compare(info);
             if let Some(hole) = found {
                 tracing::error!(
-                    "entries of the stream {} were lost before they could be read ({:?}): behind {}, {} missed",
+                    "audit gap in the stream {} ({:?}): behind {}, {} missed",
                     l.state.engine.streams[index].key,
                     hole.reason,
                     hole.from,
@@ -693,5 +708,24 @@ impl Monitor {
         }
         l.compare_from = if n == 0 { 0 } else { (l.compare_from + at_most.min(n)) % n };
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::late;
+
+    #[test]
+    fn slots_closed_after_a_pause_are_late_but_for_the_newest() {
+        for (before, last, now, count) in [
+            (10_000, 15_000, 15_020, 0),
+            (10_000, 15_000, 20_000, 0),
+            (10_000, 15_000, 20_001, 1),
+            (10_000, 35_000, 37_000, 4),
+            (10_000, 35_000, 60_000, 5),
+            (0, 1_000_000, 1_000_001, 0),
+        ] {
+            assert_eq!(late(before, last, now, 5_000), count, "({before}, {last}] at {now}");
+        }
     }
 }

@@ -54,6 +54,8 @@ pub struct Stream {
     /// `counted` was looked up since the last commit record: a replay could not know it.
     pub recounted: bool,
     pub lag: Option<u64>,
+    /// It has been said that its ids are used up.
+    pub exhausted: bool,
 }
 
 /// The part of a [`Stream`] that a snapshot keeps.
@@ -91,6 +93,7 @@ impl Stream {
             taken: 0,
             recounted: false,
             lag: None,
+            exhausted: false,
         }
     }
 
@@ -228,12 +231,24 @@ impl Stream {
         } else if self.counted.is_none() && self.position == EntryId::ZERO {
             self.counted = removed;
         }
+        self.look_behind(&info);
+        let used_up = info.last_generated == EntryId::MAX;
+        if used_up && hole.is_none() && !self.exhausted {
+            self.exhausted = true;
+            return Some(Hole { reason: GapReason::Exhausted, from, to: None, missed: None });
+        }
+        self.exhausted &= used_up;
+        hole
+    }
+
+    /// How many entries wait to be read, as far as that can be told: also in the middle of a backlog.
+    pub fn look_behind(&mut self, info: &StreamInfo) {
+        let at_end = info.last_generated <= self.position || info.length == 0;
         self.lag = match (info.added, self.counted) {
             _ if at_end => Some(0),
-            (Some(added), Some(counted)) => Some(added.saturating_sub(counted)),
+            (Some(added), Some(counted)) => Some(added.saturating_sub(counted.saturating_add(self.held))),
             _ => None,
         };
-        hole
     }
 }
 

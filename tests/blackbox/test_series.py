@@ -103,10 +103,10 @@ def test_holes(redis_server, make_daemon):
         for labels, value in daemon.metrics()["auditcast_source_gaps_total"]:
             if value:
                 told.setdefault(labels["source"], set()).add(labels["reason"])
-        return {"trimmed", "reset", "unreadable"} <= set().union(*told.values()) if told else False
+        return set(told) == set(streams)
 
     until("holes are counted", all_told, 20)
-    print("gaps:", told)
+    assert told == {name: {name} for name in streams}
 
 
 def test_outages_of_the_store(redis_server, make_daemon):
@@ -114,7 +114,17 @@ def test_outages_of_the_store(redis_server, make_daemon):
     daemon.put({"event_type": "login_failed"})
     daemon.slots(2)
     assert daemon.metric("auditcast_store_up") == daemon.metric("auditcast_ready") == daemon.metric("auditcast_active") == 1
-    assert daemon.metric("auditcast_store_reconnects_total") == 0
+    assert daemon.metric("auditcast_slots_late_total") == 0 and daemon.metric("auditcast_store_reconnects_total") == 0
+    # Frozen for some intervals: slots are closed, late.
+    redis_server.send_signal(signal.SIGSTOP)
+    try:
+        before = daemon.metric("auditcast_slots_closed_total")
+        with pytest.raises(AssertionError):
+            daemon.wait_metric("auditcast_slots_closed_total", lambda now: now > before + 1, 2)
+    finally:
+        redis_server.send_signal(signal.SIGCONT)
+    moved(daemon, "auditcast_slots_late_total")
+    # And gone.
     redis_server.kill()
     daemon.wait_metric("auditcast_store_up", 0)
     daemon.wait_metric("auditcast_ready", 0, 20)
@@ -126,8 +136,8 @@ def test_outages_of_the_store(redis_server, make_daemon):
     moved(daemon, "auditcast_replayed_entries_total", 1)
 
 
-def test_two_nodes(redis_server, make_daemon):
-    first = make_daemon(redis_server, name="first").start()
+def test_lag_and_two_nodes(redis_server, make_daemon):
+    first = make_daemon(redis_server, name="first", monitor={"batch": 100}).start()
     first.put({"event_type": "x", "user_id": "1"})
     first.wait_metric("auditcast_source_lag_entries", 0, source="app")
     second = make_daemon(redis_server, name="second").start()
@@ -138,6 +148,22 @@ def test_two_nodes(redis_server, make_daemon):
     first.wait_metric("auditcast_active", 0, 20)
     second.stop()
     first.wait_metric("auditcast_active", 1, 20)
+    seen = 0.0
+    pipe = first.redis.pipeline(transaction=False)
+    for _ in range(30_000):
+        pipe.xadd(STREAM, {"event_type": "x", "user_id": "1"})
+    first.send_signal(signal.SIGSTOP)
+    pipe.execute()
+    first.send_signal(signal.SIGCONT)
+
+    def lagged():
+        nonlocal seen
+        seen = max(seen, first.metric("auditcast_source_lag_entries", source="app") or 0)
+        return seen > 0 or first.metric("auditcast_source_events_total", source="app") == 30_001
+
+    until("entries wait to be read, or are read", lagged, 30, every=0)
+    first.wait_metric("auditcast_source_lag_entries", 0, 30, source="app")
+    assert seen > 0
 
 
 def refused(daemon, **options):
