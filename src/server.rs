@@ -353,8 +353,16 @@ async fn bridges(
         for source in &sources {
             running.spawn(source::bridge(source.clone(), store.clone(), term.clone()));
         }
-        drop(stop.run_until_cancelled(role.wait_for(|role| *role != Role::Leading)).await);
+        let early = tokio::select! {
+            _ = role.wait_for(|role| *role != Role::Leading) => None,
+            () = stop.cancelled() => None,
+            // A bridge never ends by itself.
+            ended = running.join_next(), if !running.is_empty() => ended,
+        };
         term.cancel();
+        if let Some(ended) = early {
+            return Err(ended.err().map_or_else(|| "a bridge ended by itself".to_owned(), |error| error.to_string()));
+        }
         while let Some(ended) = running.join_next().await {
             if let Err(error) = ended
                 && error.is_panic()

@@ -362,6 +362,11 @@ impl Alerts {
         self.open.is_empty() && self.suppressed.is_empty() && self.slot_types.is_empty()
     }
 
+    /// Streams with an open `audit_gap` of reason `unreadable`.
+    pub fn unreadable(&self) -> impl Iterator<Item = &str> {
+        self.gaps.keys().filter(|(_, reason)| *reason == GapReason::Unreadable).map(|(stream, _)| stream.as_str())
+    }
+
     /// (rule, severity) → open.
     pub fn active(&self) -> impl Iterator<Item = (&str, Severity, u64)> {
         self.active.iter().map(|((rule, severity), n)| (rule.as_str(), *severity, *n))

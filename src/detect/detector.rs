@@ -262,6 +262,11 @@ impl Detector {
         self.tell(told, out);
     }
 
+    /// Streams whose `audit_gap` of reason `unreadable` is open.
+    pub fn unreadable(&self) -> impl Iterator<Item = &str> {
+        self.alerts.unreadable()
+    }
+
     /// Raises `audit_clock` for an id that is `ahead_ms` ahead of the store's clock, once per source and hour. The entry itself
     /// is given to [`Detector::observe`] beside.
     pub fn future_id(
@@ -365,6 +370,16 @@ impl Detector {
     /// held until its value has cleared. One that fires there and not here goes on firing; one whose rule is gone ends with
     /// the next slot.
     pub fn adopt_open(&mut self, open: Vec<Alert>) {
+        self.adopt(open, State::Held);
+    }
+
+    /// The same, where entries were taken in under other options than those that decided then: a threshold that fires here and
+    /// not there was never told of, and is looked at anew at the next slot's end.
+    pub fn adopt_open_anew(&mut self, open: Vec<Alert>) {
+        self.adopt(open, State::Inactive);
+    }
+
+    fn adopt(&mut self, open: Vec<Alert>, not_stored: State) {
         let (thresholds, others): (Vec<Alert>, Vec<Alert>) = open.into_iter().partition(|a| a.kind == Kind::Threshold);
         self.alerts.adopt(others);
         self.orphans.clear();
@@ -380,7 +395,7 @@ impl Detector {
                     State::Firing { open, clear_since_ms }
                 }
                 (_, Some(alert)) => State::Firing { open: Box::new(Open::new(alert)), clear_since_ms: None },
-                (State::Firing { .. }, None) => State::Held,
+                (State::Firing { .. }, None) => not_stored.clone(),
                 (state, None) => state,
             };
         }

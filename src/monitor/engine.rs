@@ -63,8 +63,12 @@ pub enum Mark {
         position: EntryId,
         counted: Option<u64>,
     },
-    /// A stream that could not be read can be read again.
+    /// A stream that could not be read can be read again, or is no longer configured.
     Readable { stream: String, source: String },
+    /// How many entries had ever been added to a stream up to its position: looked up, not counted.
+    Counted(BTreeMap<String, u64>),
+    /// The store had lost the records before this one: what they led to is in the next snapshot only.
+    Anew,
 }
 
 /// Where live events go; `None` in a replay.
@@ -272,12 +276,12 @@ impl Engine {
         }
     }
 
-    pub fn readable(&mut self, index: usize, effects: &mut Effects) {
-        let Some(stream) = self.streams.get(index) else { return };
-        let (feeds, key) = (stream.feeds, stream.key.clone());
-        let source = self.source_ix(feeds);
-        self.detector.readable(self.detector.last_slot() + 1, source, &key, &mut effects.alerts);
-        effects.marks.push(Mark::Readable { source: self.source_name(Feeds::Source(source)).to_owned(), stream: key });
+    /// The stream can be read again, or nobody wants to read it any more.
+    pub fn readable(&mut self, key: &str, effects: &mut Effects) {
+        let source = self.stream_index(key).map_or(0, |index| self.source_ix(self.streams[index].feeds));
+        self.detector.readable(self.detector.last_slot() + 1, source, key, &mut effects.alerts);
+        let source = self.source_name(Feeds::Source(source)).to_owned();
+        effects.marks.push(Mark::Readable { source, stream: key.to_owned() });
     }
 
     fn gap(&mut self, source: SourceIx, stream: &str, hole: &Hole, out: &mut Vec<Alert>) {
@@ -306,14 +310,29 @@ impl Engine {
                         let stream = &mut self.streams[index];
                         stream.move_to(position);
                         stream.counted = counted;
+                        if reason == GapReason::Reset {
+                            // As it was found: gone, or another one.
+                            stream.existed = to.is_some();
+                            stream.recent.clear();
+                        } else {
+                            stream.recent.retain(|id| *id <= position);
+                        }
                     }
                 }
                 Ok(Mark::Readable { stream, source }) => {
-                    if let Some(source) = self.by_name.get(&source).copied() {
-                        self.detector.readable(self.detector.last_slot() + 1, source, &stream, out);
+                    // The source may be gone from the configuration; the alert ends all the same.
+                    let source = self.by_name.get(&source).copied().unwrap_or(0);
+                    self.detector.readable(self.detector.last_slot() + 1, source, &stream, out);
+                }
+                Ok(Mark::Counted(counts)) => {
+                    for (stream, counted) in counts {
+                        if let Some(index) = self.stream_index(&stream) {
+                            self.streams[index].counted = Some(counted);
+                            self.streams[index].existed |= counted > 0;
+                        }
                     }
                 }
-                Ok(Mark::Taken(_)) | Err(_) => {}
+                Ok(Mark::Taken(_) | Mark::Anew) | Err(_) => {}
             }
         }
     }
@@ -322,7 +341,13 @@ impl Engine {
     pub fn record(&mut self, time_ms: u64, marks: Vec<Mark>) -> CommitRecord {
         let mut done = BTreeMap::new();
         let mut taken = BTreeMap::new();
+        let mut counted = BTreeMap::new();
         for stream in &mut self.streams {
+            if std::mem::take(&mut stream.recounted)
+                && let Some(n) = stream.counted
+            {
+                counted.insert(stream.key.clone(), n);
+            }
             if std::mem::take(&mut stream.moved) {
                 done.insert(stream.key.clone(), stream.done);
             }
@@ -331,11 +356,14 @@ impl Engine {
                 n => drop(taken.insert(stream.key.clone(), n)),
             }
         }
-        let mut all = Vec::with_capacity(marks.len() + 1);
+        let mut all = Vec::with_capacity(marks.len() + 2);
         if !taken.is_empty() {
             all.push(Mark::Taken(taken));
         }
         all.extend(marks);
+        if !counted.is_empty() {
+            all.push(Mark::Counted(counted));
+        }
         CommitRecord {
             n: 0,
             slot: self.detector.last_slot(),

@@ -6,9 +6,13 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     Monitor,
+    engine::Mark,
     lead::{Halt, Leader},
 };
-use crate::store::{Commit, Snapshot, StoreError};
+use crate::{
+    metrics::unix_ms,
+    store::{Commit, Snapshot, StoreError},
+};
 
 impl Monitor {
     pub(super) async fn renew(&mut self, l: &mut Leader<'_>) -> Result<(), Halt> {
@@ -34,6 +38,11 @@ impl Monitor {
             tracing::info!("another node led meanwhile: its commits are read");
             return Err(Halt::Fenced);
         }
+        if fence > l.fence + 1 {
+            // A number between ours was given away: what the store has may be another node's, however little it is.
+            tracing::info!("another node had the lease meanwhile: the state is read anew");
+            return Err(Halt::Fenced);
+        }
         l.fence = fence;
         if recovered.commit < l.state.commit || recovered.epoch != l.state.epoch {
             let kept = self.hub.log_after(recovered.seq);
@@ -46,7 +55,13 @@ impl Monitor {
                 l.state.seq.saturating_sub(recovered.seq),
             );
             if back > 0 {
-                self.store.log_restore(fence, &l.state.epoch, &kept).await?;
+                match self.store.log_restore(fence, &l.state.epoch, &kept).await {
+                    Err(StoreError::Broken(why)) => {
+                        tracing::error!("the alerts cannot be put back, the state is read anew: {why}");
+                        return Err(Halt::Fenced);
+                    }
+                    other => other?,
+                }
             }
             let now = self.store.recover().await?;
             l.state.epoch = now.epoch;
@@ -54,7 +69,10 @@ impl Monitor {
             l.state.commit = now.commit;
             for stream in &mut l.state.engine.streams {
                 stream.moved = true;
+                stream.recounted = true;
             }
+            // Who follows the records cannot know what was before them.
+            l.effects.marks.push(Mark::Anew);
             l.next_checkpoint = Instant::now();
         }
         l.compare_all = true;
@@ -68,6 +86,8 @@ impl Monitor {
             return Ok(());
         }
         l.committed_slot = l.state.engine.detector.last_slot();
+        (l.taken, l.taken_bytes) = (0, 0);
+        l.unsettled = true;
         let effects = std::mem::take(&mut l.effects);
         let record = l.state.engine.record(l.merge.time(), effects.marks);
         let mut commit = Commit {
@@ -99,14 +119,18 @@ impl Monitor {
                         continue;
                     }
                     Ok(()) | Err(Halt::Fenced) => return Err(Halt::Fenced),
-                    Err(Halt::Store(error)) => self.store_down(&mut l.outage, &error),
+                    Err(Halt::Store(error)) if !matches!(error, StoreError::Format(_)) => {
+                        self.store_down(&mut l.outage, &error);
+                    }
                     Err(halt) => return Err(halt),
                 },
+                Err(StoreError::Format(text)) => return Err(Halt::Store(StoreError::Format(text))),
                 Err(error) => {
                     self.store_down(&mut l.outage, &error);
                     self.tell_sources(l, false);
                 }
             }
+            self.health.beat(unix_ms());
             tokio::select! {
                 () = sleep_until(Instant::now() + l.outage.pause()) => {}
                 () = self.stop.cancelled() => return Err(Halt::Stopped),
@@ -124,10 +148,11 @@ impl Monitor {
             }
             match self.renew(l).await {
                 Ok(()) => self.complete(l, &mut commit),
-                Err(Halt::Store(_)) => {}
+                Err(Halt::Store(error)) if !matches!(error, StoreError::Format(_)) => {}
                 Err(halt) => return Err(halt),
             }
         }
+        l.unsettled = false;
         if l.outage.since.is_some() {
             self.store_up(&mut l.outage);
             self.tell_sources(l, true);
@@ -163,13 +188,15 @@ impl Monitor {
     /// Stopping: commit, write the state down, give the lease back, all within a second or two.
     pub(super) async fn resign(&mut self, l: &mut Leader<'_>) {
         let done = tokio::time::timeout(Duration::from_secs(3), async {
-            self.checkpoint(l).await?;
+            if !l.unsettled {
+                self.checkpoint(l).await?;
+            }
             self.store.release(&self.node, l.fence).await?;
             Ok::<(), Halt>(())
         });
         match done.await {
-            Ok(Ok(())) => tracing::info!("the state is written down and the lease given back"),
-            Ok(Err(_)) | Err(_) => {
+            Ok(Ok(())) if !l.unsettled => tracing::info!("the state is written down and the lease given back"),
+            _ => {
                 tracing::warn!("the state could not be written down; the next start reads on from the last commit")
             }
         }

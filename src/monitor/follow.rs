@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tokio::time::Instant;
 
 use super::{
-    End, Monitor, Role, State,
+    End, Monitor, Outage, RECORDS, Role, State,
     engine::{Effects, Engine, EventSink, Mark},
     streams::{Feeds, Hole, Stream},
 };
@@ -20,39 +20,64 @@ use crate::{
 /// Entries asked of a stream at a time.
 const PAGE: usize = 1000;
 
-/// Takes the entries of one commit record in, silently: their effects are stored. Gives how many they were.
+/// What a replay could not take in as the leader had done.
+#[derive(Debug, Default)]
+pub(super) struct Missing {
+    /// By stream: entries that a record took in and that the stream has lost since.
+    pub(super) holes: BTreeMap<String, Hole>,
+    /// The records do not lead from nothing to here: the windows are not whole.
+    pub(super) beginning: bool,
+}
+
+impl Missing {
+    pub(super) fn any(&self) -> bool {
+        self.beginning || !self.holes.is_empty()
+    }
+
+    /// One hole per stream is kept, however many records have one.
+    fn hole(&mut self, key: &str, hole: Hole) {
+        match self.holes.get_mut(key) {
+            Some(known) => {
+                known.to = hole.to;
+                known.missed = known.missed.zip(hole.missed).map(|(a, b)| a.saturating_add(b));
+            }
+            None => drop(self.holes.insert(key.to_owned(), hole)),
+        }
+    }
+}
+
+/// Takes the entries of one commit record in, silently: their effects are stored. Gives how many they were. What fails has
+/// changed nothing.
 pub(super) async fn apply(
     store: &Store,
     engine: &mut Engine,
     before: u64,
     record: &CommitRecord,
-    lost: &mut Vec<(String, Hole)>,
+    missing: &mut Missing,
     mut sink: EventSink<'_>,
 ) -> Result<u64, StoreError> {
-    let taken: BTreeMap<String, u64> = record
-        .marks
-        .iter()
-        .filter_map(|mark| match serde_json::from_value(mark.clone()) {
-            Ok(Mark::Taken(taken)) => Some(taken),
-            _ => None,
-        })
-        .next()
-        .unwrap_or_default();
+    let mut taken: BTreeMap<String, u64> = BTreeMap::new();
+    let mut anew = false;
+    for mark in &record.marks {
+        match serde_json::from_value(mark.clone()) {
+            Ok(Mark::Taken(n)) => taken = n,
+            Ok(Mark::Anew) => anew = true,
+            _ => {}
+        }
+    }
     // Without the record before this one nobody knows where its entries begin: it is where we begin.
     let first_known = before == 0 && record.n > 1;
-    let mut items = Vec::new();
+    let mut beginning = first_known || anew || record.n > before + 1;
+    let mut pages: Vec<(&str, Entry)> = Vec::new();
+    let mut holes = Vec::new();
     for (key, done) in &record.done {
-        let index = match engine.stream_index(key) {
-            Some(index) => index,
-            None => match engine.source_of(key) {
-                Some(source) => engine.add_stream(Stream::new(key.clone(), Feeds::Source(source), *done)),
-                None => continue,
-            },
-        };
         let expected = taken.get(key).copied().unwrap_or(0);
-        let from = engine.streams[index].done;
+        let Some(from) = engine.stream_index(key).map(|index| engine.streams[index].done) else {
+            // A leader commits where a stream begins before it takes anything of it.
+            beginning |= expected > 0 && engine.source_of(key).is_some();
+            continue;
+        };
         if expected == 0 || *done <= from || first_known {
-            engine.streams[index].move_to(*done);
             continue;
         }
         let mut after = from;
@@ -63,17 +88,42 @@ pub(super) async fn apply(
             after = last.id;
             found += page.len() as u64;
             let short = page.len() < PAGE;
-            items.extend(page.into_iter().map(|entry| (index, entry)));
+            pages.extend(page.into_iter().map(|entry| (key.as_str(), entry)));
             if short {
                 break;
             }
         }
         if found < expected {
             let hole = Hole { reason: GapReason::Trimmed, from, to: Some(*done), missed: Some(expected - found) };
-            lost.push((key.clone(), hole));
+            holes.push((key, hole));
         }
     }
-    let entries = items.len() as u64;
+
+    // From here on nothing can fail.
+    missing.beginning |= beginning;
+    for (key, hole) in holes {
+        if let (Some(index), Some(n)) = (engine.stream_index(key), hole.missed) {
+            // They were there once: only what the leader never had is missed by it.
+            let counted = &mut engine.streams[index].counted;
+            *counted = counted.map(|counted| counted + n);
+        }
+        missing.hole(key, hole);
+    }
+    let entries = pages.len() as u64;
+    let items: Vec<(usize, Entry)> =
+        pages.into_iter().filter_map(|(key, entry)| Some((engine.stream_index(key)?, entry))).collect();
+    for (key, done) in &record.done {
+        let index = match engine.stream_index(key) {
+            Some(index) => index,
+            None => match engine.source_of(key) {
+                Some(source) => engine.add_stream(Stream::new(key.clone(), Feeds::Source(source), *done)),
+                None => continue,
+            },
+        };
+        if !taken.contains_key(key) || *done <= engine.streams[index].done || first_known {
+            engine.streams[index].move_to(*done);
+        }
+    }
     let mut effects = Effects::default();
     let last_slot = engine.detector.last_slot();
     if first_known {
@@ -98,6 +148,7 @@ pub(super) async fn apply(
     for stream in &mut engine.streams {
         stream.moved = false;
         stream.taken = 0;
+        stream.recounted = false;
     }
     Ok(entries)
 }
@@ -136,12 +187,24 @@ pub(super) fn take_step(
 }
 
 impl Monitor {
+    /// Whether the record that this node stands at is the one that the store has there.
+    async fn agrees(&self, state: &State) -> Result<bool, StoreError> {
+        let Some(before) = state.commit.checked_sub(1) else { return Ok(true) };
+        let found = self.store.commits(before, 1).await?;
+        Ok(found
+            .first()
+            .is_some_and(|found| found.n == state.commit && state.last.as_ref().is_none_or(|last| last.same_as(found))))
+    }
+
     /// Follows the commit log until the lease can be taken.
-    pub(super) async fn follow(&mut self, state: &mut State) -> Result<End, StoreError> {
+    pub(super) async fn follow(&mut self, state: &mut State, outage: &mut Outage) -> Result<End, StoreError> {
         let ttl = self.options.lease_ttl;
         let mut tail = self.store.tail();
         let mut next_try = Instant::now();
         let mut last_record = Instant::now();
+        let mut up = false;
+        // When the leading node has surely written down what could not be followed.
+        let renewed = Instant::now() + self.options.checkpoint_interval + ttl;
         loop {
             if self.stop.is_cancelled() {
                 return Ok(End::Stopped);
@@ -154,22 +217,35 @@ impl Monitor {
                 }
             }
             if Instant::now() >= next_try {
-                if state.commit > 0 && !self.store.commits(state.commit - 1, 1).await?.iter().any(|r| r.n == state.commit) {
-                    tracing::warn!("the store lost commits that this node has followed: the state is read anew");
-                    return Ok(End::Again);
-                }
+                let agrees = self.agrees(state).await?;
                 let lease = self.store.lease(&self.node, state.fence).await?;
                 state.fence = state.fence.max(lease.fence);
                 if lease.node == self.node {
                     // What the last leader committed before its lease ended must be in the state first.
                     let recovered = self.store.recover().await?;
-                    if recovered.commit <= state.commit {
+                    if recovered.commit < state.commit {
+                        // The store lost commits, and nobody else leads: what this node knows is all there is. It is put back.
+                        return Ok(End::Lead { fence: lease.fence });
+                    }
+                    if !agrees {
+                        tracing::warn!("the store has other commits than those this node has followed: the state is read anew");
+                        return Ok(End::Again);
+                    }
+                    if recovered.commit == state.commit {
                         state.adopt(&recovered.open);
                         state.seq = recovered.seq;
                         return Ok(End::Lead { fence: lease.fence });
                     }
                     next_try = Instant::now();
                 } else {
+                    if !agrees {
+                        tracing::warn!("the store lost commits that this node has followed: the state is read anew");
+                        return Ok(End::Again);
+                    }
+                    if state.missing.any() && Instant::now() >= renewed {
+                        tracing::info!("what this node could not follow is looked for in the leading node's snapshot");
+                        return Ok(End::Again);
+                    }
                     next_try = Instant::now() + std::time::Duration::from_millis(lease.expires_in_ms).min(ttl / 3);
                     if *self.role.borrow() != Role::Following {
                         tracing::info!("{} leads; this node follows", lease.node);
@@ -178,11 +254,18 @@ impl Monitor {
                     self.tell("lease", true, format!("{} leads", lease.node));
                 }
             }
+            if !std::mem::replace(&mut up, true) {
+                self.store_up(outage);
+            }
             let wait = next_try.saturating_duration_since(Instant::now()).max(std::time::Duration::from_millis(1));
             let records = tokio::select! {
-                records = tail.commits(state.commit, 200, wait) => records?,
+                records = tail.commits(state.commit, RECORDS, wait) => records?,
                 () = self.stop.cancelled() => return Ok(End::Stopped),
             };
+            if !records.is_empty() && !self.agrees(state).await? {
+                tracing::warn!("the store has other commits than those this node has followed: the state is read anew");
+                return Ok(End::Again);
+            }
             for record in &records {
                 let slot_before = state.engine.detector.last_slot();
                 let hub = self.hub.clone();
@@ -193,8 +276,9 @@ impl Monitor {
                         hub.push_event(event.severity, &std::sync::Arc::from(event.kind.normal.as_str()), frame);
                     }
                 };
-                apply(&self.store, &mut state.engine, state.commit, record, &mut state.lost, Some(&mut push)).await?;
-                state.commit = record.n;
+                apply(&self.store, &mut state.engine, state.commit, record, &mut state.missing, Some(&mut push)).await?;
+                state.stands_at(record);
+                state.reconfigured |= record.fingerprint != self.settings.borrow().fingerprint;
                 last_record = Instant::now();
                 if state.engine.detector.last_slot() > slot_before {
                     let snapshot = self.crossed_snapshot(slot_before, state.engine.detector.last_slot());

@@ -1,6 +1,10 @@
 //! Leading: read every stream, let the state machine decide, commit. Nothing leaves this node that is not stored first.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    pin::{Pin, pin},
+    time::Duration,
+};
 
 use tokio::time::{Instant, sleep_until};
 
@@ -12,7 +16,7 @@ use super::{
     streams::{Fault, Feeds, Stream},
 };
 use crate::{
-    detect::Merge,
+    detect::{Merge, Step},
     event::{EntryId, Event},
     metrics::unix_ms,
     source,
@@ -24,10 +28,17 @@ use crate::{
 const ALERTS_MAX: usize = 256;
 /// Dead letters in one commit at most.
 const DEAD_LETTERS_MAX: usize = 256;
-/// Entries taken in by one commit record at most: what a replay must hold at once.
+/// Entries taken in by one commit record at most, and their bytes: what a replay must hold at once.
 const TAKEN_MAX: u64 = 20_000;
-/// How often names and globs are looked up again.
+const TAKEN_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Entries taken in before the lease, the heartbeat and the other tasks get their turn.
+const TAKEN_AT_ONCE: usize = 1024;
+const SLOTS_AT_ONCE: u64 = 1000;
+/// How often names and globs are looked up again: also as many times as long as looking took, for it goes through all keys.
 const DISCOVER_EVERY: Duration = Duration::from_millis(500);
+const DISCOVER_PAUSE: u32 = 20;
+/// A read waits no longer while a look is under way, or while a slot is held open by a stream that cannot be read.
+const SHORT_WAIT: Duration = Duration::from_millis(100);
 /// How often a stream that cannot be read is tried.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Streams held against the store at one slot's end; the others at the next ones.
@@ -36,8 +47,11 @@ const COMPARE_MAX: usize = 64;
 const STREAMS_MAX: usize = 4096;
 /// A snapshot of metrics lasts a day (contract §4).
 const METRICS_TTL: Duration = Duration::from_secs(86_400);
-/// Snapshots of metrics that wait for a store that is away.
-const METRICS_HELD_MAX: usize = 64;
+/// Snapshots of metrics that wait to be stored: what a day at the default interval has.
+const METRICS_HELD_MAX: usize = 1440;
+
+/// The keys that the names and globs of each source stand for.
+type Found = Result<Vec<(usize, Vec<String>)>, StoreError>;
 
 /// The leader's own part of the state.
 pub(super) struct Leader<'a> {
@@ -49,6 +63,8 @@ pub(super) struct Leader<'a> {
     /// The store's clock when the newest batch had been read, and ours then.
     pub(super) store_ms: u64,
     pub(super) store_at: Instant,
+    /// The store's clock before that batch was asked for.
+    pub(super) before_ms: u64,
     /// Streams are compared from here on at the next slot's end.
     pub(super) compare_from: usize,
     pub(super) compare_all: bool,
@@ -64,6 +80,19 @@ pub(super) struct Leader<'a> {
     pub(super) committed_slot: u64,
     /// A stream was read to less than its end: more is there.
     pub(super) behind: bool,
+    /// Taken in since the last commit.
+    pub(super) taken: u64,
+    pub(super) taken_bytes: usize,
+    /// A commit has begun and not ended well: the state machine is ahead of what is stored.
+    pub(super) unsettled: bool,
+    /// Streams that an earlier leader could not read, and said so.
+    pub(super) unreadable: BTreeSet<String>,
+    /// A look for streams that is under way, and one that has ended.
+    pub(super) search: Option<Pin<Box<dyn Future<Output = Found> + Send>>>,
+    pub(super) search_begun: Instant,
+    pub(super) found: Option<Found>,
+    /// It has been said that there are too many.
+    pub(super) too_many: bool,
     /// Snapshots of metrics on their way: (slot's end, JSON).
     pub(super) metrics: VecDeque<(u64, String)>,
 }
@@ -74,7 +103,8 @@ fn begin_time(l: &mut Leader<'_>) {
     if l.state.engine.detector.last_slot() == 0 {
         let now = l.merge.earliest_ms().unwrap_or(u64::MAX).min(l.merge.time());
         let interval = l.state.engine.interval_ms().max(1);
-        l.state.engine.detector.skip_to(now.saturating_sub(1) / interval * interval);
+        // As a replay does it, which knows the slot only.
+        l.state.engine.close_to(now.saturating_sub(1) / interval * interval, &mut l.effects);
     }
 }
 
@@ -97,13 +127,16 @@ impl From<StoreError> for Halt {
 
 impl Monitor {
     pub(super) async fn lead(&mut self, state: &mut State, fence: u64) -> Result<End, StoreError> {
+        let store_ms = self.store.now_ms().await?;
         tracing::info!("this node leads (fence {fence}), from commit {} on", state.commit);
         let now = Instant::now();
         for stream in &mut state.engine.streams {
             stream.moved = true;
+            stream.recounted = true;
             stream.fault = None;
         }
-        let mut merge = Merge::new(0);
+        // A store whose clock was set back does not make entries of the leader before into entries from the future.
+        let mut merge = Merge::new(store_ms.max(state.time_ms));
         for stream in &state.engine.streams {
             merge.add(&stream.key);
         }
@@ -113,22 +146,32 @@ impl Monitor {
             effects: Effects::default(),
             store_ms: 0,
             store_at: now,
+            before_ms: 0,
             compare_from: 0,
             compare_all: true,
-            next_lease: now + self.options.lease_ttl / 3,
+            // The first renewal also holds the state against the store's.
+            next_lease: now,
             next_discover: now,
             next_probe: now,
             next_checkpoint: now + self.options.checkpoint_interval,
             outage: Outage::new("the store"),
             reconnects: self.store.reconnects(),
-            look_again: false,
+            look_again: true,
             committed_slot: 0,
             behind: false,
+            taken: 0,
+            taken_bytes: 0,
+            unsettled: false,
+            unreadable: state.engine.detector.unreadable().map(str::to_owned).collect(),
+            search: None,
+            search_begun: now,
+            found: None,
+            too_many: false,
             metrics: VecDeque::new(),
             state,
             fence,
         };
-        for (key, hole) in std::mem::take(&mut leader.state.lost) {
+        for (key, hole) in std::mem::take(&mut leader.state.missing).holes {
             if let Some(index) = leader.state.engine.stream_index(&key) {
                 leader.state.engine.hole(index, hole, &mut leader.effects);
             }
@@ -178,9 +221,14 @@ impl Monitor {
         }
         self.health.beat(unix_ms());
         if self.settings.has_changed().unwrap_or(false) {
+            // What the old ones decided is stored as such, and what they led to written down: a replay knows only the new ones.
+            self.commit(l).await?;
             let settings = self.settings_now();
             match l.state.engine.reload(settings) {
-                Ok(()) => tracing::info!("the new settings are in force"),
+                Ok(()) => {
+                    tracing::info!("the new settings are in force");
+                    l.next_checkpoint = Instant::now();
+                }
                 Err(why) => tracing::warn!("the new settings are not used: {why}"),
             }
         }
@@ -199,11 +247,10 @@ impl Monitor {
             self.commit(l).await?;
         }
         self.store_metrics(l).await?;
-        if Instant::now() >= l.next_discover {
-            self.discover(l).await?;
-            l.next_discover = Instant::now() + DISCOVER_EVERY;
-        }
+        self.discover(l).await?;
         if l.compare_all {
+            // What was taken in is stored under the positions that it had, before any of them is moved.
+            self.commit(l).await?;
             self.compare(l, usize::MAX).await?;
             l.compare_all = false;
         }
@@ -227,32 +274,81 @@ impl Monitor {
         Ok(())
     }
 
-    /// Streams that are configured by name, and those that a glob finds.
+    /// Streams that are configured by name, and those that a glob finds. The first look is waited for; the others go on
+    /// beside the reading, for a store may hold many keys.
     async fn discover(&mut self, l: &mut Leader<'_>) -> Result<(), Halt> {
-        let sources = self.settings.borrow().sources.clone();
-        for (index, source) in sources.iter().enumerate() {
-            let source::Kind::Stream { streams } = &source.kind else { continue };
-            for name in streams {
-                let found = if is_glob(name) { self.store.find_streams(name).await? } else { vec![name.clone()] };
-                for key in found {
-                    if l.state.engine.stream_index(&key).is_some() {
-                        continue;
-                    }
-                    if l.state.engine.streams.len() >= STREAMS_MAX {
-                        tracing::warn!("more than {STREAMS_MAX} streams: {name} is not followed any further");
-                        return Ok(());
-                    }
-                    // Whole, if it came to be while we were looking or is not there yet; else from where the source says.
-                    let new = self.seen_before(l, index) || matches!(self.store.stream_info(&key).await?, Ok(None));
-                    let position = if new { EntryId::ZERO } else { start_position(source.start, self.store.now_ms().await?) };
-                    let added = l.state.engine.add_stream(Stream::new(key.clone(), Feeds::Source(index as u16), position));
-                    let at = l.merge.add(&key);
-                    debug_assert_eq!(added, at);
-                }
+        if l.search.is_none() && l.found.is_none() && Instant::now() >= l.next_discover {
+            l.search = Some(self.search());
+            l.search_begun = Instant::now();
+        }
+        while !l.state.discovered
+            && let Some(search) = &mut l.search
+        {
+            tokio::select! {
+                found = search => (l.search, l.found) = (None, Some(found)),
+                () = sleep_until(l.next_lease) => self.renew(l).await?,
+                () = self.stop.cancelled() => return Err(Halt::Stopped),
             }
         }
-        // From now on a stream that appears is read whole.
-        l.state.discovered = true;
+        if let Some(found) = l.found.take() {
+            l.next_discover = Instant::now() + DISCOVER_EVERY.max(l.search_begun.elapsed() * DISCOVER_PAUSE);
+            self.follow_streams(l, found?).await?;
+        }
+        Ok(())
+    }
+
+    fn search(&self) -> Pin<Box<dyn Future<Output = Found> + Send>> {
+        let (store, sources) = (self.store.clone(), self.settings.borrow().sources.clone());
+        Box::pin(async move {
+            let mut found = Vec::new();
+            for (index, source) in sources.iter().enumerate() {
+                let source::Kind::Stream { streams } = &source.kind else { continue };
+                for name in streams {
+                    let keys = if is_glob(name) { store.find_streams(name).await? } else { vec![name.clone()] };
+                    found.push((index, keys));
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    /// Takes new streams up, and stores where each begins before anything of it is taken in: a replay must know.
+    async fn follow_streams(&mut self, l: &mut Leader<'_>, found: Vec<(usize, Vec<String>)>) -> Result<(), Halt> {
+        let sources = self.settings.borrow().sources.clone();
+        let mut any = false;
+        for (index, keys) in found {
+            let Some(source) = sources.get(index) else { continue };
+            for key in keys {
+                if l.state.engine.stream_index(&key).is_some() {
+                    continue;
+                }
+                if l.state.engine.streams.len() >= STREAMS_MAX {
+                    if !std::mem::replace(&mut l.too_many, true) {
+                        tracing::warn!("there are more than {STREAMS_MAX} streams: {key} and others are not followed");
+                    }
+                    continue;
+                }
+                // Whole, if it came to be while we were looking or is not there yet; else from where the source says.
+                let new = self.seen_before(l, index) || matches!(self.store.stream_info(&key).await?, Ok(None));
+                let position = if new { EntryId::ZERO } else { start_position(source.start, self.store.now_ms().await?) };
+                let added = l.state.engine.add_stream(Stream::new(key.clone(), Feeds::Source(index as u16), position));
+                let at = l.merge.add(&key);
+                debug_assert_eq!(added, at);
+                any = true;
+            }
+        }
+        if !std::mem::replace(&mut l.state.discovered, true) {
+            // From now on a stream that appears is read whole. What nobody wants to read any more is no trouble any more.
+            let gone: Vec<String> =
+                l.unreadable.iter().filter(|key| l.state.engine.stream_index(key).is_none()).cloned().collect();
+            for key in gone {
+                l.unreadable.remove(&key);
+                l.state.engine.readable(&key, &mut l.effects);
+            }
+        }
+        if any {
+            self.commit(l).await?;
+        }
         Ok(())
     }
 
@@ -279,10 +375,16 @@ impl Monitor {
             cursors.push((stream.key.clone(), stream.position));
         }
         let block = self.patience(l);
-        let batch = self.options.batch_max;
-        tokio::select! {
-            reply = l.reader.read(&cursors, batch, block) => Ok(Some((indices, reply?))),
-            () = self.stop.cancelled() => Ok(None),
+        let Leader { reader, search, found, .. } = l;
+        let mut reading = pin!(reader.read(&cursors, self.options.batch_max, block));
+        loop {
+            tokio::select! {
+                reply = &mut reading => return Ok(Some((indices, reply?))),
+                keys = async { match search { Some(search) => search.await, None => std::future::pending().await } } => {
+                    (*search, *found) = (None, Some(keys));
+                }
+                () = self.stop.cancelled() => return Ok(None),
+            }
         }
     }
 
@@ -293,9 +395,17 @@ impl Monitor {
         }
         let store_now = l.store_ms + u64::try_from(l.store_at.elapsed().as_millis()).unwrap_or(0);
         let slot = self.next_slot_end(l, store_now);
-        let to_slot = Duration::from_millis(slot.saturating_sub(store_now));
+        // A slot that did not close although all was read that could be waits for a stream that cannot.
+        let to_slot = if l.before_ms >= slot { SHORT_WAIT } else { Duration::from_millis(slot.saturating_sub(store_now)) };
         let now = Instant::now();
-        let due = l.next_lease.min(l.next_discover).min(l.next_checkpoint).saturating_duration_since(now);
+        let mut due = l.next_lease.min(l.next_checkpoint).saturating_duration_since(now);
+        due = due.min(match l.search {
+            Some(_) => SHORT_WAIT,
+            None => l.next_discover.saturating_duration_since(now),
+        });
+        if l.state.engine.streams.iter().any(|s| s.fault.is_some()) {
+            due = due.min(l.next_probe.saturating_duration_since(now));
+        }
         to_slot.min(due.max(Duration::from_millis(1))).min(Duration::from_secs(1))
     }
 
@@ -314,7 +424,9 @@ impl Monitor {
     fn receive(&mut self, l: &mut Leader<'_>, indices: &[usize], reply: ReadReply) {
         l.store_ms = reply.after_ms;
         l.store_at = Instant::now();
+        l.before_ms = reply.before_ms;
         l.behind = false;
+        l.merge.tick(reply.before_ms, reply.after_ms);
         let mut failed = Vec::new();
         for (asked, fault) in reply.faults {
             if let Some(&index) = indices.get(asked) {
@@ -345,7 +457,13 @@ impl Monitor {
                 tracing::info!("the stream {} can be read again", stream.key);
                 if fault.told {
                     l.merge.set_voting(index, true);
-                    l.state.engine.readable(index, &mut l.effects);
+                    l.unreadable.insert(stream.key.clone());
+                }
+            }
+            if !l.unreadable.is_empty() {
+                let key = stream.key.clone();
+                if l.unreadable.remove(&key) {
+                    l.state.engine.readable(&key, &mut l.effects);
                 }
             }
             let stream = &mut l.state.engine.streams[index];
@@ -362,11 +480,20 @@ impl Monitor {
     /// Everything that the arrival clock releases, into the state machine, with a commit wherever one must be.
     async fn take(&mut self, l: &mut Leader<'_>) -> Result<(), Halt> {
         let slot_before = l.state.engine.detector.last_slot();
-        let steps = l.merge.steps(l.state.engine.detector.last_slot(), l.state.engine.interval_ms());
-        let mut taken = 0;
-        let now_ms = l.store_ms;
-        for step in steps {
-            {
+        let steps = l.merge.steps(slot_before, l.state.engine.interval_ms());
+        // What the record will say, so that a replay reads every entry as it is read here.
+        let now_ms = l.merge.time();
+        for (n, step) in steps.into_iter().enumerate() {
+            if n % TAKEN_AT_ONCE == TAKEN_AT_ONCE - 1 {
+                self.breathe(l).await?;
+            }
+            if let Step::CloseTo(slot_end) = step {
+                self.close_to(l, slot_end).await?;
+            } else {
+                if let Step::Observe { item, .. } | Step::Future { item, .. } = &step {
+                    l.taken += 1;
+                    l.taken_bytes += item.item.1.fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+                }
                 let wanted = self.hub.wants_events();
                 let hub = &self.hub;
                 let mut push = |event: &Event<'_>, entry: EntryId, source: &str| {
@@ -377,18 +504,16 @@ impl Monitor {
                 };
                 take_step(&mut l.state.engine, step, now_ms, &mut l.effects, &mut Some(&mut push));
             }
-            taken += 1;
             let many = l.effects.alerts.len() >= ALERTS_MAX || l.effects.dead_letters.len() >= DEAD_LETTERS_MAX;
-            if many || taken >= TAKEN_MAX {
-                taken = 0;
+            if many || l.taken >= TAKEN_MAX || l.taken_bytes >= TAKEN_BYTES_MAX {
+                self.try_metrics(l).await?;
                 self.commit(l).await?;
             }
         }
         let slot = l.state.engine.detector.last_slot();
         let closed = slot > slot_before;
         if closed {
-            self.keep_metrics(l, slot_before, slot);
-            self.store_metrics(l).await?;
+            self.try_metrics(l).await?;
         }
         if closed || l.effects.future || !l.effects.alerts.is_empty() || l.effects.dead_letters.len() >= DEAD_LETTERS_MAX {
             self.commit(l).await?;
@@ -415,12 +540,61 @@ impl Monitor {
         (interval * 3).max(Duration::from_secs(5)) + self.options.lease_ttl
     }
 
-    /// The values of a slot's end are a snapshot if one falls into the slots that were closed.
-    fn keep_metrics(&self, l: &mut Leader<'_>, before: u64, now: u64) {
-        let values = l.state.engine.detector.metrics();
-        if !self.crossed_snapshot(before, now) || values.timestamp_ms == 0 {
-            return;
+    /// Between two entries of a long batch. What cannot be renewed now is renewed later: the batch must be taken in whole.
+    async fn breathe(&mut self, l: &mut Leader<'_>) -> Result<(), Halt> {
+        self.health.beat(unix_ms());
+        tokio::task::yield_now().await;
+        if Instant::now() >= l.next_lease {
+            match self.renew(l).await {
+                Err(Halt::Store(error)) if !matches!(error, StoreError::Format(_)) => {
+                    self.store_down(&mut l.outage, &error);
+                    l.next_lease = Instant::now() + self.options.lease_ttl / 6;
+                }
+                other => other?,
+            }
         }
+        Ok(())
+    }
+
+    /// Closes slots, in parts, and keeps the metrics of each that a snapshot falls into.
+    async fn close_to(&mut self, l: &mut Leader<'_>, slot_end: u64) -> Result<(), Halt> {
+        let every = self.settings.borrow().detect.snapshot_interval_ms.max(1);
+        let interval = l.state.engine.interval_ms().max(1);
+        let oldest = l.merge.time().saturating_sub(u64::try_from(METRICS_TTL.as_millis()).unwrap_or(u64::MAX));
+        loop {
+            let before = l.state.engine.detector.last_slot();
+            let snapshot = ((before.max(oldest) / every + 1) * every).div_ceil(interval) * interval;
+            let part = before.saturating_add(SLOTS_AT_ONCE.saturating_mul(interval));
+            let next = if before == 0 { slot_end } else { slot_end.min(snapshot).min(part) };
+            l.state.engine.close_to(next, &mut l.effects);
+            if before > 0 && next == snapshot {
+                self.keep_metrics(l);
+            }
+            if next >= slot_end {
+                return Ok(());
+            }
+            if l.effects.alerts.len() >= ALERTS_MAX {
+                self.try_metrics(l).await?;
+                self.commit(l).await?;
+            }
+            self.breathe(l).await?;
+        }
+    }
+
+    /// [`Monitor::store_metrics`] in the middle of a batch: what cannot be stored waits.
+    async fn try_metrics(&mut self, l: &mut Leader<'_>) -> Result<(), Halt> {
+        match self.store_metrics(l).await {
+            Err(Halt::Store(error)) => {
+                self.store_down(&mut l.outage, &error);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// The values of the slot that was just closed are a snapshot.
+    fn keep_metrics(&self, l: &mut Leader<'_>) {
+        let values = l.state.engine.detector.metrics();
         if l.metrics.len() == METRICS_HELD_MAX {
             l.metrics.pop_front();
         }
@@ -450,8 +624,11 @@ impl Monitor {
             if out && !fault.told {
                 fault.told = true;
                 l.merge.set_voting(index, false);
-                begin_time(l);
-                l.state.engine.unreadable(index, &mut l.effects);
+                // An earlier leader may have raised it.
+                if !l.unreadable.contains(&stream.key) {
+                    begin_time(l);
+                    l.state.engine.unreadable(index, &mut l.effects);
+                }
             }
             let stream = &l.state.engine.streams[index];
             if let Some(fault) = &stream.fault {

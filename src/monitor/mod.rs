@@ -18,7 +18,7 @@ use crate::{
     hub::Hub,
     metrics::{Health, Metrics, unix_ms},
     source,
-    store::{Glob, LogEntry, Store, StoreError},
+    store::{CommitRecord, Glob, LogEntry, Store, StoreError},
     wire,
 };
 
@@ -134,8 +134,13 @@ struct State {
     epoch: String,
     /// Head of the alert log as far as this node knows.
     seq: u64,
-    /// Entries that a record took in and that the stream has lost since.
-    lost: Vec<(String, streams::Hole)>,
+    /// That record, unless only its snapshot has been seen, and its `time`.
+    last: Option<CommitRecord>,
+    time_ms: u64,
+    /// What a replay could not take in.
+    missing: follow::Missing,
+    /// Another configuration decided some of what is in it.
+    reconfigured: bool,
     /// The configured streams have been looked up: one that appears from now on is new.
     discovered: bool,
 }
@@ -155,17 +160,24 @@ impl Monitor {
     async fn run_on(&mut self) -> Result<(), MonitorError> {
         let mut outage = Outage::new("the store");
         let mut known_fence = 0;
+        // Kept over an outage of the store: it may be all that is left of what the store had.
+        let mut warm = None;
         loop {
             self.role.send_replace(Role::Starting);
             self.metrics.active.set(0);
-            let end = match self.load(known_fence).await {
+            self.health.beat(unix_ms());
+            let loaded = match warm.take() {
+                Some(state) => Ok(state),
+                None => self.load(known_fence).await,
+            };
+            let end = match loaded {
                 Ok(mut state) => {
-                    self.store_up(&mut outage);
-                    let end = match self.follow(&mut state).await {
+                    let end = match self.follow(&mut state, &mut outage).await {
                         Ok(End::Lead { fence }) => self.lead(&mut state, fence).await,
                         other => other,
                     };
                     known_fence = known_fence.max(state.fence);
+                    warm = end.is_err().then_some(state);
                     end
                 }
                 Err(error) => Err(error),
@@ -203,39 +215,47 @@ impl Monitor {
             }
             match Engine::restore(settings.clone(), &intake, &snapshot.data) {
                 Ok(engine) => {
-                    restored = Some((engine, snapshot.commit));
+                    restored = Some((engine, snapshot.commit, snapshot.fingerprint != settings.fingerprint));
                     break;
                 }
                 Err(why) => tracing::warn!("the snapshot of commit {} is not used: {why}", snapshot.commit),
             }
         }
-        let (mut engine, mut commit) = match restored {
+        let (engine, commit, reconfigured) = match restored {
             Some(found) => found,
-            None => (Engine::new(settings, &intake).map_err(StoreError::Broken)?, 0),
+            None => (Engine::new(settings.clone(), &intake).map_err(StoreError::Broken)?, 0, false),
         };
-        let mut lost = Vec::new();
-        loop {
-            let records = self.store.commits(commit, 200).await?;
-            if records.is_empty() {
-                break;
-            }
-            self.health.beat(unix_ms());
-            for record in &records {
-                let entries = follow::apply(&self.store, &mut engine, commit, record, &mut lost, None).await?;
-                self.metrics.replayed_entries.inc_by(entries);
-                commit = record.n;
-            }
-        }
         let mut state = State {
             engine,
             commit,
             fence: known_fence,
             epoch: recovered.epoch.clone(),
             seq: recovered.seq,
-            lost,
+            last: None,
+            time_ms: 0,
+            missing: follow::Missing::default(),
+            reconfigured,
             discovered: false,
         };
-        if commit > recovered.commit {
+        loop {
+            let records = self.store.commits(state.commit, RECORDS).await?;
+            if records.is_empty() {
+                break;
+            }
+            self.health.beat(unix_ms());
+            for record in &records {
+                let entries =
+                    follow::apply(&self.store, &mut state.engine, state.commit, record, &mut state.missing, None).await?;
+                self.metrics.replayed_entries.inc_by(entries);
+                state.stands_at(record);
+                state.reconfigured |= record.fingerprint != settings.fingerprint;
+                self.health.beat(unix_ms());
+                if self.stop.is_cancelled() {
+                    return Ok(state);
+                }
+            }
+        }
+        if state.commit > recovered.commit {
             // Records were added while we read: what is open is asked again.
             let again = self.store.recover().await?;
             state.adopt(&again.open);
@@ -276,9 +296,23 @@ impl State {
     /// The store's open alerts win over the state machine's.
     fn adopt(&mut self, open: &[LogEntry]) {
         let alerts = open.iter().filter_map(|entry| wire::alert_from_body(&entry.body)).collect();
-        self.engine.detector.adopt_open(alerts);
+        if self.reconfigured {
+            self.engine.detector.adopt_open_anew(alerts);
+        } else {
+            self.engine.detector.adopt_open(alerts);
+        }
+    }
+
+    /// This record is in the state.
+    fn stands_at(&mut self, record: &CommitRecord) {
+        self.commit = record.n;
+        self.time_ms = self.time_ms.max(record.time);
+        self.last = Some(record.clone());
     }
 }
+
+/// Commit records asked for at a time.
+const RECORDS: usize = 200;
 
 /// A failure that lasts: told once when it begins and once when it is over, retried with growing pauses.
 struct Outage {

@@ -51,6 +51,8 @@ pub struct Stream {
     pub moved: bool,
     /// Entries taken in since the last commit record.
     pub taken: u64,
+    /// `counted` was looked up since the last commit record: a replay could not know it.
+    pub recounted: bool,
     pub lag: Option<u64>,
 }
 
@@ -87,6 +89,7 @@ impl Stream {
             fault: None,
             moved: true,
             taken: 0,
+            recounted: false,
             lag: None,
         }
     }
@@ -147,6 +150,13 @@ impl Stream {
     /// - A newest entry that was seen: the log lost its tail (`rewound`), reading goes on from there.
     /// - More entries added than were read up to the end, or more removed than were ever read: `trimmed`.
     pub fn compare(&mut self, info: Option<StreamInfo>) -> Option<Hole> {
+        let before = self.counted;
+        let hole = self.hold_against(info);
+        self.recounted |= self.counted != before;
+        hole
+    }
+
+    fn hold_against(&mut self, info: Option<StreamInfo>) -> Option<Hole> {
         debug_assert_eq!(self.held, 0);
         let from = self.position;
         let Some(info) = info else {

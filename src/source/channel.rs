@@ -24,5 +24,12 @@ async fn listen(options: &Options, pattern: &str, store: &Store) -> Result<std::
         }
         store.intake(&items, SEEN_TTL).await?;
         items.clear();
+        let missed = subscription.missed();
+        if missed > 0 {
+            tracing::warn!(
+                "the source {} was published to faster than it could be stored: {missed} messages are lost",
+                options.name
+            );
+        }
     }
 }
