@@ -173,7 +173,11 @@ impl Monitor {
             let end = match loaded {
                 Ok(mut state) => {
                     let end = match self.follow(&mut state, &mut outage).await {
-                        Ok(End::Lead { fence }) => self.lead(&mut state, fence).await,
+                        Ok(End::Lead { fence }) => {
+                            // It has just given the lease.
+                            self.store_up(&mut outage);
+                            self.lead(&mut state, fence).await
+                        }
                         other => other,
                     };
                     known_fence = known_fence.max(state.fence);
