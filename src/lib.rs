@@ -9,24 +9,72 @@
 //!
 //! # The rooms
 //!
-//! A row imports only from rows above it; `tests/tidy.rs` holds that.
+//! A row imports only from rows above it; `tests/tidy.rs` holds that, and what the pure rooms must not contain.
 //!
 //! | room | subject |
 //! |---|---|
-//! | [`event`] | what happened: decode, normal form, category, outcome, severity (pure) |
-//! | [`detect`] | when it matters: clock and slots, windows, metrics, thresholds, alert life (pure) |
-//! | [`wire`] | what clients see: frames, requests, close codes, JSON of the API (pure) |
-//! | [`metrics`] | every Prometheus series, by name, in one place |
+//! | [`event`] | what happened: decode, mask, normal form, category, outcome, severity (pure) |
+//! | [`detect`] | when it matters: arrival clock and slots, windows, metrics, thresholds, alert life (pure) |
+//! | [`wire`] | what clients see: frames, requests, close codes, positions, JSON of the API (pure) |
+//! | [`metrics`] | every Prometheus series, by name, in one place; what `/readyz` says |
 //! | [`store`] | where it lasts: audit logs, alert log, commit, lease, snapshots; Redis or embedded |
 //! | [`auth`] | who may look: tokens, permissions, revocation |
 //! | [`source`] | bridges in: keys, channel, file |
-//! | [`hub`] | the tail of the alert log and the live events in memory; cursors on it |
-//! | [`monitor`] | the one loop that owns the detector: batches in, commits out |
+//! | [`hub`] | the tail of the alert log and the live events in memory; cursors on it; who is connected |
+//! | [`monitor`] | the one loop that owns the detector: batches in, commits out; leading and following |
 //! | [`session`] | one client: WebSocket, SSE |
 //! | [`http`] | routers, listeners, the page |
 //! | [`config`] | config.toml, environment, flags → each room's `Options` |
 //! | [`server`] | the only wiring: bind → run → drain |
 //! | [`cli`] | one file per command |
+//!
+//! # The life of an audit event
+//!
+//! 1. [`store::Reader`] has a batch of entries from every stream that is not waiting for another ([`monitor`]).
+//! 2. [`detect::Merge`] puts them into one order and says which slots are closed in between.
+//! 3. [`event::Classifier`] makes an [`event::Event`] of each; what cannot be read becomes a dead letter and is counted.
+//! 4. [`detect::Detector`] takes it in and answers with transitions of alerts, mostly none.
+//! 5. A [`store::Commit`] makes transitions, positions and the record of what was taken in true together, or not at all. Only now
+//!    do the alerts exist.
+//! 6. Every node's [`hub::Hub`] follows the alert log and makes the frame once, as bytes, with its position.
+//! 7. A [`session`] is a cursor on the hub (below it: on the store) and a filter. What is there for it goes out in one write.
+//!
+//! # One that leads, others that follow
+//!
+//! Any number of nodes run the same loop. The one with the lease leads; a commit with another fencing number than the lease's is
+//! refused. A follower takes the same entries into the same slots, as the commit log says, and so does a restart: newest good
+//! snapshot, then the commit log, silently, then lead or follow. Nothing at or below `done` is alerted again, nothing above it is
+//! forgotten.
+//!
+//! # What does not happen
+//!
+//! - Nothing in [`event`], [`detect`] and [`wire`] waits, locks, logs, or asks for the time.
+//! - Nobody but the monitor changes the detector; nobody but a commit makes an alert.
+//! - No frame is sent that is not stored (live events, which say so, excepted).
+//! - No client is waited for, by anyone but its own task. No queue has no end.
+//! - Nothing is written to a stream or key of the application (`emit` and the demo, which are asked to, excepted).
+//! - Only `store/redis` knows the redis crate, only [`server`] starts tasks that outlive their caller.
+//!
+//! # In short
+//!
+//! ```
+//! use std::sync::Arc;
+//! use auditcast::{config::{Config, Sources}, detect::{Detector, Observed}, event::{Classifier, EntryId}};
+//!
+//! let config = Config::load(Sources::default()).expect("the defaults are good");
+//! let mut classifier = Classifier::new(config.event.clone()).expect("so are their patterns");
+//! let mut detector = Detector::new(Arc::new(config.detect.clone()));
+//! let mut alerts = Vec::new();
+//! for n in 1..=51 {
+//!     let fields = vec![(b"event_type".to_vec(), b"AUTH_FAILURE".to_vec()), (b"user_id".to_vec(), b"42".to_vec())];
+//!     let (entry, time_ms) = (EntryId::new(1_700_000_000_000 + n, 0), 1_700_000_000_000 + n);
+//!     let event = classifier.decode(&fields, time_ms, &jiff::tz::TimeZone::UTC).expect("it has an event_type");
+//!     detector.observe(time_ms, &Observed { source: 0, stream: "audit:events", entry, event: &event }, &mut alerts);
+//! }
+//! detector.close(1_700_000_005_000, &mut alerts);
+//! assert_eq!(alerts.len(), 1);
+//! assert_eq!(alerts[0].message, "High failed login rate detected: 51 in last hour");
+//! ```
 
 pub mod auth;
 pub mod cli;

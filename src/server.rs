@@ -20,7 +20,7 @@ use crate::{
     event::{Classifier, Severity},
     http,
     hub::Hub,
-    metrics::{Metrics, unix_ms},
+    metrics::{Metrics, resident_bytes, unix_ms},
     monitor::{Monitor, Role, Settings},
     session, source,
     store::{self, Store, StoreError, Target},
@@ -57,6 +57,9 @@ impl From<StoreError> for ServerError {
         }
     }
 }
+
+/// A task's name, and how it ended.
+type Ended = (&'static str, Result<(), String>);
 
 /// Everything that is bound and not yet running.
 pub struct Server {
@@ -185,7 +188,7 @@ impl Server {
         // Two stages: what takes in, then what gives out.
         let (intake, outlet) = (CancellationToken::new(), CancellationToken::new());
         let sockets = TaskTracker::new();
-        let mut tasks: JoinSet<(&'static str, Result<(), String>)> = JoinSet::new();
+        let mut tasks: JoinSet<Ended> = JoinSet::new();
         let mut spawn = |name: &'static str, task: std::pin::Pin<Box<dyn Future<Output = Result<(), String>> + Send>>| {
             tasks.spawn(async move { (name, task.await) });
         };
@@ -238,12 +241,21 @@ impl Server {
             );
         }
         {
-            let (metrics, store, outlet) = (metrics.clone(), store.clone(), outlet.clone());
+            let (metrics, store, hub, outlet) = (metrics.clone(), store.clone(), hub.clone(), outlet.clone());
+            let memory_bytes_max = config.memory_bytes_max;
             spawn(
                 "the gauges",
                 Box::pin(async move {
+                    let mut full = false;
                     while outlet.run_until_cancelled(sleep(GAUGES_EVERY)).await.is_some() {
                         metrics.set_store_reconnects(store.reconnects());
+                        let resident = resident_bytes().unwrap_or(0);
+                        if full != (resident > memory_bytes_max) {
+                            full = !full;
+                            hub.set_memory_full(full);
+                            let refused = if full { "new connections are refused" } else { "new connections are taken again" };
+                            tracing::warn!(resident, limit = memory_bytes_max, "limits.memory: {refused}");
+                        }
                     }
                     Ok(())
                 }),
@@ -313,7 +325,7 @@ impl Server {
 }
 
 /// A task that should have gone on for ever has ended.
-fn early(ended: Option<Result<(&'static str, Result<(), String>), tokio::task::JoinError>>) -> ServerError {
+fn early(ended: Option<Result<Ended, tokio::task::JoinError>>) -> ServerError {
     ServerError::Run(match ended {
         Some(Ok((name, Err(why)))) => format!("{name} failed: {why}"),
         Some(Ok((name, Ok(())))) => format!("{name} ended by itself"),

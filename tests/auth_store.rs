@@ -10,9 +10,16 @@ use auditcast::{
 
 const NOW_MS: u64 = 1_700_000_000_000;
 
+#[path = "support/redis.rs"]
+mod redis_server;
+
 async fn open(dir: &std::path::Path) -> Store {
+    open_target(Target::Embedded(dir.to_owned())).await
+}
+
+async fn open_target(target: Target) -> Store {
     let store = Store::open(store::Options {
-        target: Target::Embedded(dir.to_owned()),
+        target,
         prefix: "{auditcast}".into(),
         lease_ttl: Duration::from_secs(5),
         alerts_retention: Duration::from_secs(3600),
@@ -85,4 +92,16 @@ async fn a_revocation_once_seen_holds_to_the_end() {
 
     let other = auth.issue(&claims("admin", "other")).unwrap();
     assert!(auth.admit(&other, NOW_MS).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_permission_key_of_another_shape_grants_and_takes_nothing() {
+    let server = redis_server::RedisServer::start(&[]);
+    let mut client = server.client();
+    redis::cmd("RPUSH").arg("permissions:user:7").arg("admin.access").exec(&mut client).unwrap();
+    let auth = Auth::new(options(), open_target(Target::Redis(server.url())).await);
+    let admin = auth.issue(&claims("admin", "a")).unwrap();
+    assert!(auth.admit(&admin, NOW_MS).await.unwrap().may_act());
+    let observer = auth.issue(&claims("observer", "b")).unwrap();
+    assert_eq!(auth.admit(&observer, NOW_MS).await.unwrap_err().kind, RefusalKind::Forbidden);
 }

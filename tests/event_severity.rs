@@ -17,7 +17,7 @@ fn method_source() -> Option<String> {
     let head = lines.next().expect("the seed has A's method");
     let indent = head.len() - head.trim_start().len();
     let body = lines.take_while(|line| line.trim().is_empty() || line.starts_with(&" ".repeat(indent + 1)));
-    Some([head].into_iter().chain(body).map(|line| line.get(indent..).unwrap_or("").to_owned() + "\n").collect())
+    Some([head].into_iter().chain(body).map(|line| format!("{}\n", line.get(indent..).unwrap_or(""))).collect())
 }
 
 /// Every category and a word that stands for one, with every ending that could matter to either side.

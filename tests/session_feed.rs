@@ -289,7 +289,10 @@ async fn an_alert_is_pushed_and_a_client_resumes_where_it_left() {
     let first = next(&mut client).await;
     assert_eq!((&first["type"], number(&first), first.get("replayed")), (&json!("security_alert"), 1, None));
     drop(client);
+    wait_for("the first client to be gone", || node.ctx.hub.connections().is_empty()).await;
     node.raise(3..=4).await;
+    // What this node has not seen when a client comes back is live for it.
+    wait_for("the hub to have them", || node.ctx.hub.head() >= 4).await;
     let pos = first["pos"].as_str().expect("a position");
     let mut client = node.client(&format!("/ws?after={pos}")).await;
     let subscribed = next(&mut client).await;
@@ -563,6 +566,25 @@ async fn a_connection_ends_with_its_token_and_lives_on_with_a_newer_one() {
     assert_eq!((&bye["type"], &bye["code"], &bye["reconnect"], code), (&json!("bye"), &json!(3005), &json!(true), 3005));
     say(&mut renewed, json!({"type": "ping", "id": 3})).await;
     assert_eq!(next(&mut renewed).await["type"], "pong");
+}
+
+#[tokio::test]
+async fn short_of_memory_nobody_new_gets_in_and_who_is_in_stays() {
+    let node = node(options(), 100).await;
+    let mut client = node.client("/ws").await;
+    node.ctx.hub.set_memory_full(true);
+    let bearer = format!("Bearer {}", node.token("bob", 600));
+    for path in ["/ws", "/stream"] {
+        let (status, body) = node.refused(path, &[("authorization", &bearer)]).await;
+        assert_eq!(status, 503, "{path}: {body}");
+        assert!(body.contains("memory"), "{path}: {body}");
+    }
+    let rejected = &node.ctx.metrics.connections_rejected;
+    assert_eq!((rejected.get("memory"), rejected.get("unavailable")), (2, 0));
+    say(&mut client, json!({"type": "ping"})).await;
+    while next(&mut client).await["type"] != "pong" {}
+    node.ctx.hub.set_memory_full(false);
+    node.dial("/ws", &[("authorization", &bearer)]).await.expect("there is a place again");
 }
 
 #[tokio::test]

@@ -475,7 +475,7 @@ async fn connections_cut_at_any_moment_neither_lose_nor_double_anything() {
     let store = engine.open().await;
     let fence = fence(&store, "n1").await;
     let mut client = server.client();
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let (stop, stopped) = std::sync::mpsc::sync_channel::<()>(1);
     let cutter = std::thread::spawn(move || {
         let mut cuts = 0;
         while stopped.recv_timeout(Duration::from_micros(700)) == Err(RecvTimeoutError::Timeout) {

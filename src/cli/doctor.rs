@@ -1,31 +1,24 @@
-//! `doctor`: whether everything that auditcast stands on is there: a line each, and what to do.
+//! `doctor`: whether everything that auditcast stands on is there: a line each, and what to do (contract §1, §9).
+//!
+//! `--pre` is what must hold before the daemon runs, `--post` what must hold while it does; without either both are looked at,
+//! the second part where a daemon answers.
 
-use std::{net::TcpListener, path::Path};
+use std::net::TcpListener;
 
 use clap::Args;
 
-use super::{
-    Failure, Global, health, now_ms,
-    reach::{Reach, is_glob},
-    terminal, token,
-};
-use crate::{
-    config::Config,
-    source::{Kind, Options as Source},
-    store::Target,
-};
+use super::{Failure, Global, health, reach::Reach, terminal, token};
+use crate::{config::Config, source::Kind, store::Target};
 
-/// Beyond this an event's own time and its arrival tell different stories.
-const SKEW_WARN_MS: u64 = 1_000;
-/// Beyond this an entry's id is from the future (contract §4).
-const SKEW_FAIL_MS: u64 = 5_000;
+mod daemon;
+mod store;
 
 #[derive(Clone, Debug, Default, Args)]
 pub struct Doctor {
-    /// Before the daemon runs: its listeners must be free
+    /// Before the daemon runs: configuration, secrets, store, streams, listeners that are free
     #[arg(long, conflicts_with = "post")]
     pub pre: bool,
-    /// While the daemon runs: it must answer and be ready
+    /// While the daemon runs: it answers, is ready, goes forward, and lets in whom it should
     #[arg(long)]
     pub post: bool,
 }
@@ -37,42 +30,34 @@ enum Verdict {
     Fail,
 }
 
-/// One line of the report.
-struct Finding {
-    verdict: Verdict,
-    name: String,
-    text: String,
-    /// What to do; empty where nothing needs doing.
-    remedy: String,
-}
-
 #[derive(Default)]
 struct Report {
     fails: usize,
 }
 
 impl Report {
-    fn tell(&mut self, finding: Finding) {
-        let word = match finding.verdict {
+    /// One line; `remedy` is what to do, empty where nothing needs doing.
+    fn tell(&mut self, verdict: Verdict, name: &str, text: &str, remedy: &str) {
+        let word = match verdict {
             Verdict::Ok => "ok  ",
             Verdict::Warn => "warn",
             Verdict::Fail => "fail",
         };
-        self.fails += usize::from(finding.verdict == Verdict::Fail);
-        let remedy = if finding.remedy.is_empty() { String::new() } else { format!("; {}", finding.remedy) };
-        terminal::line(&terminal::plain(&format!("{word} {}: {}{remedy}", finding.name, finding.text)));
+        self.fails += usize::from(verdict == Verdict::Fail);
+        let remedy = if remedy.is_empty() { String::new() } else { format!("; {remedy}") };
+        terminal::line(&terminal::plain(&format!("{word} {name}: {text}{remedy}")));
     }
 
-    fn ok(&mut self, name: &str, text: impl Into<String>) {
-        self.tell(Finding { verdict: Verdict::Ok, name: name.to_owned(), text: text.into(), remedy: String::new() });
+    fn ok(&mut self, name: &str, text: impl AsRef<str>) {
+        self.tell(Verdict::Ok, name, text.as_ref(), "");
     }
 
-    fn warn(&mut self, name: &str, text: impl Into<String>, remedy: impl Into<String>) {
-        self.tell(Finding { verdict: Verdict::Warn, name: name.to_owned(), text: text.into(), remedy: remedy.into() });
+    fn warn(&mut self, name: &str, text: impl AsRef<str>, remedy: impl AsRef<str>) {
+        self.tell(Verdict::Warn, name, text.as_ref(), remedy.as_ref());
     }
 
-    fn fail(&mut self, name: &str, text: impl Into<String>, remedy: impl Into<String>) {
-        self.tell(Finding { verdict: Verdict::Fail, name: name.to_owned(), text: text.into(), remedy: remedy.into() });
+    fn fail(&mut self, name: &str, text: impl AsRef<str>, remedy: impl AsRef<str>) {
+        self.tell(Verdict::Fail, name, text.as_ref(), remedy.as_ref());
     }
 }
 
@@ -81,14 +66,35 @@ pub async fn run(global: &Global, args: &Doctor) -> Result<(), Failure> {
     let mut report = Report::default();
     report.ok("config", config.path.as_ref().map_or_else(|| "built-in defaults".to_owned(), |path| path.display().to_string()));
     secrets(&mut report, &config);
-    match Reach::open(&config).await {
-        Ok(store) => {
-            report.ok("store", format!("{} answers and runs scripts", store.describe()));
-            clock(&mut report, &store).await;
-            for source in &config.sources {
-                streams(&mut report, &store, source).await;
-            }
-            store.close().await;
+    if !args.post {
+        before(&mut report, &config).await;
+    }
+    // A daemon's own listeners are taken by itself.
+    let answer = match health::ops_url(config.ops) {
+        Ok(url) if !args.pre => Some(health::get(&url, "/readyz", None).await),
+        _ => None,
+    };
+    match answer {
+        Some(Ok(answer)) => daemon::check(&mut report, &config, answer).await,
+        Some(Err(text)) if args.post => report.fail("daemon", text, "start it: auditcast serve"),
+        None if args.post => report.fail("daemon", "listen.ops takes a free port (0)", "give it a port"),
+        _ => listeners(&mut report, &config),
+    }
+    match report.fails {
+        0 => Ok(()),
+        1 => Err(Failure::run("1 check failed")),
+        n => Err(Failure::run(format!("{n} checks failed"))),
+    }
+}
+
+/// A's checklist before deployment: what is configured, and what it stands on.
+async fn before(report: &mut Report, config: &Config) {
+    exposure(report, config);
+    match Reach::open(config).await {
+        Ok(reach) => {
+            report.ok("store", format!("{} answers and runs scripts", reach.describe()));
+            store::check(report, config, &reach).await;
+            reach.close().await;
         }
         Err(error) => {
             let remedy = match &config.store.target {
@@ -98,22 +104,33 @@ pub async fn run(global: &Global, args: &Doctor) -> Result<(), Failure> {
             report.fail("store", format!("{}: {error}", config.store_shown()), remedy);
         }
     }
+    if let Target::Embedded(dir) = &config.store.target {
+        store::permissions(report, dir);
+    }
     for source in &config.sources {
         if let Kind::File { path } = &source.kind {
-            file(&mut report, &source.name, path);
+            store::file(report, &source.name, path);
         }
-    }
-    listeners(&mut report, &config, args).await;
-    match report.fails {
-        0 => Ok(()),
-        1 => Err(Failure::run("1 check failed")),
-        n => Err(Failure::run(format!("{n} checks failed"))),
     }
 }
 
+/// Fewer different bytes than this are no random key, however long it is.
+const KEY_VARIETY_MIN: usize = 8;
+
 fn secrets(report: &mut Report, config: &Config) {
     match config.secret() {
-        Some(secret) => report.ok("secret", format!("the signing key has {} bytes", secret.0.len())),
+        Some(secret) => {
+            let mut bytes = secret.0.clone();
+            bytes.sort_unstable();
+            bytes.dedup();
+            let text = format!("the signing key has {} bytes", secret.0.len());
+            if bytes.len() < KEY_VARIETY_MIN {
+                let text = format!("{text}, but only {} different ones", bytes.len());
+                report.warn("secret", text, token::HOW_TO_MAKE_A_SECRET);
+            } else {
+                report.ok("secret", text);
+            }
+        }
         None => report.fail("secret", "no signing key is set", token::HOW_TO_MAKE_A_SECRET),
     }
     // A key in a file that everybody may read is everybody's.
@@ -134,82 +151,88 @@ fn secrets(report: &mut Report, config: &Config) {
     }
 }
 
-async fn clock(report: &mut Report, store: &Reach) {
-    let before = now_ms();
-    match store.now_ms().await {
-        Err(error) => report.fail("clock", error.to_string(), "see the store"),
-        Ok(theirs) => {
-            // Half of the way there and back is the best guess at when the store looked.
-            let ours = before + now_ms().saturating_sub(before) / 2;
-            let skew = ours.abs_diff(theirs);
-            let text = format!("the store's clock and this machine's differ by {skew} ms");
-            match skew {
-                SKEW_FAIL_MS.. => report.fail("clock", text, "synchronise both (NTP)"),
-                SKEW_WARN_MS.. => report.warn("clock", text, "synchronise both (NTP)"),
-                _ => report.ok("clock", text),
-            }
+/// Who may come how: what A's checklist asks of the configuration.
+fn exposure(report: &mut Report, config: &Config) {
+    if let Target::Redis(url) = &config.store.target {
+        match redis_exposure(url) {
+            None => report.ok("transport", "the way to the store is this machine's own, or encrypted and with a password"),
+            Some((text, remedy)) => report.warn("transport", text, remedy),
         }
     }
+    if !config.public.ip().is_loopback() && config.http.external_url.is_none() {
+        let text = format!("{} is reachable from elsewhere, without TLS", config.public);
+        report.warn("listen.public", text, "put a proxy with TLS before it, and set listen.external_url");
+    }
+    if !config.ops.ip().is_loopback() {
+        let text = format!("{} is reachable from elsewhere and asks for no token", config.ops);
+        report.warn("listen.ops", text, "let only your scraper and load balancer reach it");
+    }
+    match config.http.cors_origins.as_slice() {
+        [] => report.ok("origins", "only pages of the host itself may connect"),
+        origins if origins.iter().any(|origin| origin == "*") => {
+            report.warn("origins", "pages of every origin may connect (*)", "name them in CORS_ORIGINS");
+        }
+        origins => report.ok("origins", format!("pages of {} may connect", origins.join(", "))),
+    }
+    let (http, sign_in) = (&config.http, &config.sign_in);
+    let window = humantime::format_duration(http.rate_window);
+    let text = format!("{} API requests and {} sign-ins per client in {window}", http.rate_general, sign_in.rate_auth);
+    report.ok("rate limits", text);
+    let retention = humantime::format_duration(config.store.alerts_retention);
+    report.ok("retention", format!("alerts are kept {retention}, at most {}", config.store.alerts_max));
 }
 
-async fn streams(report: &mut Report, store: &Reach, source: &Source) {
-    let name = format!("source {}", source.name);
-    let Kind::Stream { streams: names } = &source.kind else { return };
-    let found = match store.streams(names).await {
-        Ok(found) => found,
-        Err(error) => return report.fail(&name, error.to_string(), "let the user of auditcast read it (ACL)"),
+/// What an eavesdropper on the way to this Redis would like: (what, what to do).
+fn redis_exposure(url: &str) -> Option<(&'static str, &'static str)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let (user, address) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let host = match address.strip_prefix('[') {
+        Some(v6) => v6.split(']').next()?,
+        None => address.split(':').next()?,
     };
-    for (stream, info) in found {
-        match info {
-            Ok(Some(info)) => report.ok(&name, format!("the stream {stream} has {} entries", info.length)),
-            Ok(None) if is_glob(&stream) => {
-                report.warn(&name, format!("no stream matches {stream} yet"), "it is read once it is there")
-            }
-            Ok(None) => {
-                let remedy = "it is read once it is there; check that the application writes to this name";
-                report.warn(&name, format!("there is no stream {stream} yet"), remedy);
-            }
-            Err(fault) => {
-                report.fail(&name, format!("{stream} cannot be read: {fault}"), "name a stream, and let auditcast's user read it")
-            }
+    let here = host.is_empty()
+        || host.eq_ignore_ascii_case("localhost")
+        || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let password = user.split_once(':').is_some_and(|(_, password)| !password.is_empty());
+    match (here, password, scheme == "rediss") {
+        (true, ..) | (false, true, true) => None,
+        (false, false, _) => {
+            Some(("Redis is on another machine and asks for no password", "set one, and give it by REDIS_PASSWORD"))
+        }
+        (false, true, false) => Some((
+            "Redis is on another machine and the way there is not encrypted",
+            "use rediss:// unless the network is private",
+        )),
+    }
+}
+
+fn listeners(report: &mut Report, config: &Config) {
+    for (name, address) in [("listen.public", config.public), ("listen.ops", config.ops)] {
+        match TcpListener::bind(address) {
+            Ok(_) => report.ok(name, format!("{address} is free")),
+            Err(error) => report.fail(name, format!("{address}: {error}"), "take another port, or end who has it"),
         }
     }
 }
 
-fn file(report: &mut Report, source: &str, path: &Path) {
-    let name = format!("source {source}");
-    match std::fs::File::open(path) {
-        Ok(_) => report.ok(&name, format!("the file {} can be read", path.display())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            report.warn(&name, format!("there is no file {} yet", path.display()), "it is read once it is there");
-        }
-        Err(error) => report.fail(&name, format!("{}: {error}", path.display()), "let the user of auditcast read it"),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::redis_exposure;
 
-async fn listeners(report: &mut Report, config: &Config, args: &Doctor) {
-    let answer = match health::ops_url(config.ops) {
-        Ok(url) if !args.pre => Some(health::get(&url, "/readyz").await),
-        Ok(_) => None,
-        Err(_) if args.post => {
-            return report.fail("daemon", "listen.ops takes a free port (0)", "give it a port, or ask with health --url");
-        }
-        Err(_) => None,
-    };
-    match answer {
-        Some(Ok((status, _))) if status.is_success() => report.ok("daemon", format!("it answers at {} and is ready", config.ops)),
-        Some(Ok((status, body))) => {
-            let body: String = body.trim().chars().take(500).collect();
-            report.fail("daemon", format!("{} answers {}: {body}", config.ops, status.as_u16()), "see its log");
-        }
-        Some(Err(text)) if args.post => report.fail("daemon", text, "start it: auditcast serve"),
-        _ => {
-            for (name, address) in [("listen.public", config.public), ("listen.ops", config.ops)] {
-                match TcpListener::bind(address) {
-                    Ok(_) => report.ok(name, format!("{address} is free")),
-                    Err(error) => report.fail(name, format!("{address}: {error}"), "take another port, or end who has it"),
-                }
-            }
+    #[test]
+    fn a_store_elsewhere_wants_a_password_and_tls() {
+        for (url, well) in [
+            ("redis://127.0.0.1:6379/0", true),
+            ("redis://localhost", true),
+            ("redis://[::1]:6379", true),
+            ("redis://:p@10.0.0.5:6379", false),
+            ("rediss://10.0.0.5:6379", false),
+            ("rediss://user:@redis.internal", false),
+            ("rediss://:p@redis.internal:6380/1", true),
+            ("redis://[2001:db8::1]:6379", false),
+        ] {
+            assert_eq!(redis_exposure(url).is_none(), well, "{url}");
         }
     }
 }

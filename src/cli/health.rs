@@ -11,7 +11,8 @@ use tokio::{net::TcpStream, time};
 use super::{Failure, Global, terminal};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// `/metrics` of many rules and sources is the longest that is asked for.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
 const SHOWN_CHARS_MAX: usize = 2000;
 
 #[derive(Clone, Debug, Default, Args)]
@@ -30,7 +31,7 @@ pub async fn run(global: &Global, args: &Health) -> Result<(), Failure> {
         None => ops_url(global.load()?.ops)?,
     };
     let path = if args.ready { "/readyz" } else { "/livez" };
-    let (status, body) = get(&base, path).await.map_err(Failure::run)?;
+    let (status, body) = get(&base, path, None).await.map_err(Failure::run)?;
     if status.is_success() {
         return Ok(());
     }
@@ -55,8 +56,8 @@ pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// `GET` of `path` at `http://HOST:PORT`, whole, within 5 s; or one sentence.
-pub(super) async fn get(base: &str, path: &str) -> Result<(StatusCode, String), String> {
+/// `GET` of `path` at `http://HOST:PORT`, with a bearer token where one is given, whole, within 5 s; or one sentence.
+pub(super) async fn get(base: &str, path: &str, token: Option<&str>) -> Result<(StatusCode, String), String> {
     let authority = base.trim_end_matches('/').strip_prefix("http://").filter(|a| !a.is_empty() && !a.contains(['/', '@']));
     let authority = authority.ok_or_else(|| format!("expected http://HOST:PORT, found {}", terminal::plain(base)))?;
     // `[::1]` without a port ends in a bracket.
@@ -67,6 +68,10 @@ pub(super) async fn get(base: &str, path: &str) -> Result<(StatusCode, String), 
         let broken = |e: hyper::Error| format!("{target} did not answer as HTTP: {e}");
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         let request = Request::get(path).header(header::HOST, authority).header(header::CONNECTION, "close");
+        let request = match token {
+            Some(token) => request.header(header::AUTHORIZATION, format!("Bearer {token}")),
+            None => request,
+        };
         let request = request.body(Empty::<Bytes>::new()).map_err(|e| format!("{base}{path} cannot be asked: {e}"))?;
         let answer = async {
             let response = sender.send_request(request).await.map_err(broken)?;

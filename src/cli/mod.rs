@@ -164,12 +164,6 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-/// Wall clock, Unix ms.
-fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// A duration as arguments take it.
 fn duration_arg(text: &str) -> Result<std::time::Duration, String> {
     humantime::parse_duration(text).map_err(|_| "expected a duration such as 1h".to_owned())

@@ -8,10 +8,11 @@ use std::{
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{Failure, Global, duration_arg, now_ms, reach, reach::Reach, terminal};
+use super::{Failure, Global, duration_arg, reach, reach::Reach, terminal};
 use crate::{
     auth::{self, Claims},
     config::Config,
+    metrics::unix_ms,
 };
 
 /// For whoever is told that there is no key.
@@ -105,7 +106,7 @@ fn issue(config: &Config, args: Issue) -> Result<(), Failure> {
         role: args.role,
         permissions: args.permissions,
         ttl: args.ttl,
-        now_ms: now_ms(),
+        now_ms: unix_ms(),
         jti: None,
     };
     let token = auth::issue::issue(&options, &claims).map_err(|error| Failure::usage(error.to_string()))?;
@@ -136,7 +137,7 @@ async fn inspect(config: &Config, args: &Inspect) -> Result<(), Failure> {
     let mut refused = None;
     match config.auth() {
         None => refused = Some("no signing key is set, so the signature was not checked".to_owned()),
-        Some(options) => match auth::token::verify(&options, &token, now_ms()) {
+        Some(options) => match auth::token::verify(&options, &token, unix_ms()) {
             Err(refusal) => refused = Some(refusal.to_string()),
             Ok(principal) => {
                 told["user_id"] = principal.user_id.clone().into();
@@ -207,5 +208,5 @@ fn until_expiry(token: &str) -> Result<(String, Duration), Failure> {
     let exp = exp.ok_or_else(|| Failure::usage("the token has no exp that can be read"))?;
     // Beyond its end by the leeway, within which it would still be let in.
     let end = Duration::from_secs_f64(exp) + auth::LEEWAY_MAX;
-    Ok((jti, end.saturating_sub(Duration::from_millis(now_ms()))))
+    Ok((jti, end.saturating_sub(Duration::from_millis(unix_ms()))))
 }

@@ -202,7 +202,7 @@ impl Alerts {
             return 1;
         }
 
-        let reason = gap_reason(gap.reason);
+        let reason = gap.reason.as_str();
         let mut details = Map::new();
         for (name, value) in [
             ("source", Some(Value::from(source))),
@@ -444,7 +444,7 @@ impl Record {
         }
         let text = |name: &str| self.details.get(name).and_then(Value::as_str);
         let reason = text("reason")?;
-        let reason = GAP_REASONS.into_iter().find(|r| gap_reason(*r) == reason)?;
+        let reason = GapReason::ALL.into_iter().find(|r| r.as_str() == reason)?;
         Some((text("stream")?.to_owned(), reason))
     }
 
@@ -477,20 +477,6 @@ impl Record {
             labels: BTreeMap::new(),
             runbook_url: None,
         }
-    }
-}
-
-const GAP_REASONS: [GapReason; 5] =
-    [GapReason::Trimmed, GapReason::Rewound, GapReason::Reset, GapReason::Unreadable, GapReason::Exhausted];
-
-/// The word of `details.reason` and of the label.
-pub(super) fn gap_reason(reason: GapReason) -> &'static str {
-    match reason {
-        GapReason::Trimmed => "trimmed",
-        GapReason::Rewound => "rewound",
-        GapReason::Reset => "reset",
-        GapReason::Unreadable => "unreadable",
-        GapReason::Exhausted => "exhausted",
     }
 }
 

@@ -162,6 +162,22 @@ pub enum GapReason {
     Exhausted,
 }
 
+impl GapReason {
+    pub const ALL: [GapReason; 5] =
+        [GapReason::Trimmed, GapReason::Rewound, GapReason::Reset, GapReason::Unreadable, GapReason::Exhausted];
+
+    /// The word of `details.reason` and of the label `reason`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            GapReason::Trimmed => "trimmed",
+            GapReason::Rewound => "rewound",
+            GapReason::Reset => "reset",
+            GapReason::Unreadable => "unreadable",
+            GapReason::Exhausted => "exhausted",
+        }
+    }
+}
+
 /// A hole in a source, as the monitor saw it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gap {

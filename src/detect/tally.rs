@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Alert, DurationTotals, GapReason, Options, SourceIx, SourceTotals, Status, Totals,
-    alerts::{AUDIT_CLOCK, AUDIT_GAP, EVENT, gap_reason},
+    alerts::{AUDIT_CLOCK, AUDIT_GAP, EVENT},
     bits,
 };
 use crate::event::{Category, Event, Severity};
@@ -91,7 +91,7 @@ impl Tally {
 
     pub fn gap(&mut self, source: SourceIx, reason: GapReason) {
         if let Some(source) = self.source(source) {
-            count(&mut source.gaps, gap_reason(reason));
+            count(&mut source.gaps, reason.as_str());
         }
     }
 

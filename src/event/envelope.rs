@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn nesting_bombs_end_as_bad_json() {
         assert_eq!(Envelope::parse(&"[".repeat(60_000)), Err(Invalid::BadJson));
-        assert_eq!(Envelope::parse(&("[".repeat(30_000) + &"]".repeat(30_000))), Err(Invalid::NotAnObject));
+        assert_eq!(Envelope::parse(&["[".repeat(30_000), "]".repeat(30_000)].concat()), Err(Invalid::NotAnObject));
         for name in ["x", "user_id", "details"] {
             for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
                 let bomb = format!("{{\"{name}\":{}1{}}}", open.repeat(8000), close.repeat(8000));

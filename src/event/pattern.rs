@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn many_stars_on_a_long_name_end_at_once() {
         let pattern = Pattern::new(&"*a".repeat(127)).unwrap();
-        let name = "a".repeat(126) + "b" + &"a".repeat(126);
+        let name = format!("{0}b{0}", "a".repeat(126));
         assert!(pattern.matches(&name));
         let mut blunt = "a".repeat(254);
         blunt.push('b');

@@ -13,27 +13,25 @@ use super::{
     State,
     problem::{Code, Problem},
     serve::Peer,
+    unread,
 };
 use crate::{
     auth::{Principal, Refusal, RefusalKind, token},
     metrics::unix_ms,
-    wire,
+    session, wire,
 };
-
-/// The sign-in cookie (contract §10).
-const COOKIE: &str = "__Host-auditcast";
 
 /// A request's body has 30 s; what takes longer than this waits for the store.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// The token of a request and whether a browser sent it by itself.
-pub(super) enum Bearer<'a> {
-    Header(&'a str),
-    Cookie(&'a str),
+pub(super) enum Bearer {
+    Header(String),
+    Cookie(String),
 }
 
-impl<'a> Bearer<'a> {
-    pub(super) fn text(&self) -> &'a str {
+impl Bearer {
+    pub(super) fn text(&self) -> &str {
         match self {
             Bearer::Header(token) | Bearer::Cookie(token) => token,
         }
@@ -42,25 +40,11 @@ impl<'a> Bearer<'a> {
 
 /// The token of a request: `Authorization: Bearer`, else the sign-in cookie. Another scheme in the header is a refusal, and
 /// the cookie does not mend it.
-pub(super) fn bearer(headers: &HeaderMap) -> Result<Bearer<'_>, Refusal> {
-    if let Some(value) = headers.get(header::AUTHORIZATION) {
-        let (scheme, token) = value.to_str().ok().and_then(|text| text.trim().split_once(' ')).unwrap_or_default();
-        let token = token.trim();
-        return if scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() {
-            Ok(Bearer::Header(token))
-        } else {
-            Err(Refusal::new(RefusalKind::Invalid, "`Authorization` holds no bearer token"))
-        };
+pub(super) fn bearer(headers: &HeaderMap) -> Result<Bearer, Refusal> {
+    match session::bearer(headers) {
+        Some(token) => token.map(Bearer::Header),
+        None => session::cookie(headers).map(Bearer::Cookie).ok_or_else(Refusal::missing),
     }
-    headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(name, token)| *name == COOKIE && !token.is_empty())
-        .map(|(_, token)| Bearer::Cookie(token))
-        .ok_or_else(Refusal::missing)
 }
 
 /// What a route asks of its caller.
@@ -121,12 +105,26 @@ fn own_origin(state: &State, headers: &HeaderMap) -> bool {
 
 /// `RATE_LIMIT_GENERAL` per user, else per address; and no token in a query, where it would end up in logs and histories.
 pub(super) async fn limit(FromState(state): FromState<Arc<State>>, request: Request, next: Next) -> Response {
+    let (request, rest) = unread::lend(request);
+    let response = answer(&state, request, next).await;
+    rest.drop_from(response).await
+}
+
+async fn answer(state: &State, request: Request, next: Next) -> Response {
+    // Who wanted the feed is one of its connections that were not taken, also when turned away here.
+    let rejected = |reason| {
+        if request.uri().path() == super::STREAM {
+            state.metrics.connections_rejected.inc(reason);
+        }
+    };
     if request.uri().query().is_some_and(wire::token_in_query) {
+        rejected("bad_request");
         return Problem::new(Code::TokenInQuery, "a token belongs into the Authorization header, never into the query")
             .into_response();
     }
     let now_ms = unix_ms();
-    if let Err(seconds) = state.limit.take(&client(&state, &request, now_ms), now_ms) {
+    if let Err(seconds) = state.limit.take(&client(state, &request, now_ms), now_ms) {
+        rejected("rate_limited");
         let mut problem = Problem::new(Code::RateLimited, format!("too many requests; there is room again in {seconds} s"));
         problem.retry_after = Some(seconds);
         return problem.into_response();

@@ -36,6 +36,7 @@ mod params;
 mod probes;
 mod problem;
 mod serve;
+mod unread;
 mod values;
 
 pub use problem::{Code, Problem};
@@ -93,12 +94,15 @@ impl State {
 /// A path, its only method as OpenAPI writes it, and who answers.
 type Route = (&'static str, &'static str, MethodRouter<Arc<State>>);
 
+/// The feed as Server-Sent Events.
+const STREAM: &str = "/api/v1/stream";
+
 /// The API: routes under `/api/v1`, with their limit of requests.
 fn api() -> Vec<Route> {
     vec![
         ("/api/v1/alerts", "get", get(alerts::list)),
         ("/api/v1/alerts/{alert_id}", "get", get(alerts::one)),
-        ("/api/v1/stream", "get", get(feed::stream)),
+        (STREAM, "get", get(feed::stream)),
         ("/api/v1/metrics/current", "get", get(values::current)),
         ("/api/v1/metrics/history", "get", get(values::history)),
         ("/api/v1/events", "post", post(intake::post)),

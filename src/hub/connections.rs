@@ -47,6 +47,8 @@ pub struct ConnectionInfo {
 pub enum Full {
     /// `limits.connections`.
     Node,
+    /// `limits.memory`.
+    Memory,
     /// `limits.connections_per_user`.
     User,
 }
@@ -68,7 +70,7 @@ pub struct Connection {
 }
 
 impl Hub {
-    /// Takes a place, if there are fewer than `connections_max`.
+    /// Takes a place, if there are fewer than `connections_max` and memory for one more.
     pub fn reserve(
         &self,
         transport: Transport,
@@ -76,6 +78,9 @@ impl Hub {
         since_ms: u64,
         connections_max: usize,
     ) -> Result<Connection, Full> {
+        if self.memory_full.load(Ordering::Relaxed) {
+            return Err(Full::Memory);
+        }
         let mut registry = unpoisoned(self.registry.lock());
         if registry.connections.len() >= connections_max {
             return Err(Full::Node);
@@ -86,6 +91,11 @@ impl Hub {
         let ended = Arc::new(AtomicBool::new(false));
         registry.ended.insert(id, ended.clone());
         Ok(Connection { id, ended, registry: self.registry.clone() })
+    }
+
+    /// Above `limits.memory` nobody new gets a place; who has one keeps it.
+    pub fn set_memory_full(&self, full: bool) {
+        self.memory_full.store(full, Ordering::Relaxed);
     }
 
     /// Everybody who is connected to this node, in the order they came.

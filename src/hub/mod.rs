@@ -56,6 +56,7 @@ pub struct Hub {
     state: Mutex<State>,
     registry: Arc<Mutex<connections::Registry>>,
     store_up: AtomicBool,
+    memory_full: AtomicBool,
     draining: OnceLock<Duration>,
     /// Counts of [`State`], to be looked at without its lock: every client asks at every turn.
     source_changes: AtomicU64,
@@ -92,6 +93,7 @@ impl Hub {
             state: Mutex::new(State::default()),
             registry: Arc::default(),
             store_up: AtomicBool::new(false),
+            memory_full: AtomicBool::new(false),
             draining: OnceLock::new(),
             source_changes: AtomicU64::new(0),
             snapshots: AtomicU64::new(0),

@@ -20,9 +20,11 @@ use prometheus::{
 use crate::{detect, event::Severity};
 
 mod health;
+mod memory;
 mod stream;
 
 pub use health::{Check, Health, unix_ms};
+pub use memory::resident_bytes;
 
 /// Content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -40,6 +42,7 @@ pub const REJECTIONS: &[&str] = &[
     "too_many_per_user",
     "rate_limited",
     "draining",
+    "memory",
     "unavailable",
     "sockets",
     "other",

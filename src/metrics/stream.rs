@@ -165,7 +165,7 @@ impl State {
             events.insert(vec![source.clone()], 0.0);
             last.insert(vec![source.clone()], 0.0);
             reasons(&mut invalid, source, &mut Invalid::ALL.into_iter().map(Invalid::as_str));
-            reasons(&mut gaps, source, &mut GAPS.into_iter().map(gap_name));
+            reasons(&mut gaps, source, &mut GapReason::ALL.into_iter().map(GapReason::as_str));
             reasons(&mut replaced, source, &mut TimestampFault::ALL.into_iter().map(TimestampFault::as_str));
         }
         for source in &self.totals.sources {
@@ -274,19 +274,6 @@ fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> Met
     family.set_field_type(kind);
     family.set_metric(metrics);
     family
-}
-
-const GAPS: [GapReason; 5] =
-    [GapReason::Trimmed, GapReason::Rewound, GapReason::Reset, GapReason::Unreadable, GapReason::Exhausted];
-
-fn gap_name(reason: GapReason) -> &'static str {
-    match reason {
-        GapReason::Trimmed => "trimmed",
-        GapReason::Rewound => "rewound",
-        GapReason::Reset => "reset",
-        GapReason::Unreadable => "unreadable",
-        GapReason::Exhausted => "exhausted",
-    }
 }
 
 fn status_name(status: Status) -> &'static str {

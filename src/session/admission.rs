@@ -5,10 +5,11 @@ use axum::http::{HeaderMap, Response, StatusCode, header};
 
 use crate::{
     auth::{Refusal, RefusalKind},
+    hub::Full,
     wire::{CloseCode, ErrorCode},
 };
 
-/// The sign-in cookie.
+/// The sign-in cookie (contract §10).
 const COOKIE: &str = "__Host-auditcast";
 /// The subprotocol, and what the token's item begins with.
 pub(super) const PROTOCOL: &str = "auditcast.v1";
@@ -62,8 +63,8 @@ impl Protocols {
     }
 }
 
-/// The bearer token in `Authorization`; `Some(Err)` where the header is there and holds none.
-pub(super) fn bearer(headers: &HeaderMap) -> Option<Result<String, Refusal>> {
+/// The bearer token in `Authorization`; `Some(Err)` where the header is there and holds none. Where it is, nothing else counts.
+pub fn bearer(headers: &HeaderMap) -> Option<Result<String, Refusal>> {
     let value = headers.get(header::AUTHORIZATION)?;
     let token = value.to_str().ok().and_then(|text| {
         let (scheme, token) = text.trim().split_once(' ')?;
@@ -74,7 +75,7 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<Result<String, Refusal>> {
 }
 
 /// The token in the sign-in cookie.
-pub(super) fn cookie(headers: &HeaderMap) -> Option<String> {
+pub fn cookie(headers: &HeaderMap) -> Option<String> {
     headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(';')).find_map(
         |pair| {
             let (name, value) = pair.trim().split_once('=')?;
@@ -147,8 +148,20 @@ pub(super) enum Denied {
     BadRequest(String),
     TooManyPerUser,
     NodeFull,
+    /// `limits.memory`.
+    Memory,
     Unavailable,
     Draining,
+}
+
+impl From<Full> for Denied {
+    fn from(full: Full) -> Denied {
+        match full {
+            Full::Node => Denied::NodeFull,
+            Full::Memory => Denied::Memory,
+            Full::User => Denied::TooManyPerUser,
+        }
+    }
 }
 
 impl Denied {
@@ -164,6 +177,7 @@ impl Denied {
             Denied::BadRequest(_) => "bad_request",
             Denied::TooManyPerUser => "too_many_per_user",
             Denied::NodeFull => "too_many_connections",
+            Denied::Memory => "memory",
             Denied::Unavailable => "unavailable",
             Denied::Draining => "draining",
         }
@@ -177,6 +191,7 @@ impl Denied {
             Denied::BadRequest(text) => text,
             Denied::TooManyPerUser => "this user has too many connections",
             Denied::NodeFull => "this node has too many connections",
+            Denied::Memory => "this node is short of memory",
             Denied::Unavailable => "the store is not reachable at the moment",
             Denied::Draining => "this node is shutting down",
         }
@@ -196,7 +211,7 @@ impl Denied {
             Denied::Origin => (ErrorCode::Forbidden, CloseCode::Forbidden),
             Denied::BadRequest(_) => (ErrorCode::BadRequest, CloseCode::BadRequests),
             Denied::TooManyPerUser => (ErrorCode::RateLimited, CloseCode::TooManyConnections),
-            Denied::NodeFull | Denied::Unavailable => (ErrorCode::Internal, CloseCode::Unavailable),
+            Denied::NodeFull | Denied::Memory | Denied::Unavailable => (ErrorCode::Internal, CloseCode::Unavailable),
             Denied::Draining => (ErrorCode::Internal, CloseCode::ShuttingDown),
         }
     }
@@ -211,7 +226,7 @@ impl Denied {
             Denied::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad_request"),
             Denied::TooManyPerUser => (StatusCode::TOO_MANY_REQUESTS, "too_many_connections"),
             Denied::NodeFull => (StatusCode::SERVICE_UNAVAILABLE, "too_many_connections"),
-            Denied::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            Denied::Memory | Denied::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Denied::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         };
         problem(status, code, self.text())

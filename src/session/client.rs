@@ -10,7 +10,6 @@ use super::{
     admission::Denied,
     feed::{Feed, Out},
     handshake::{admit, missing},
-    now_ms,
     rate::Bucket,
     retry_in_ms,
     socket::{Fault, Incoming, Socket},
@@ -18,6 +17,7 @@ use super::{
 use crate::{
     auth::Principal,
     hub::Connection,
+    metrics::unix_ms,
     wire::{self, ClientFrame, CloseCode, ErrorCode, RequestId, Subscription},
 };
 
@@ -295,7 +295,7 @@ impl Client {
                         self.heard_at = Instant::now();
                     }
                     if !due.is_empty() {
-                        let now = now_ms();
+                        let now = unix_ms();
                         for received in due.drain(..) {
                             self.ctx.metrics.alert_delivery.observe(now.saturating_sub(received) as f64 / 1000.0);
                         }
@@ -344,14 +344,8 @@ impl Client {
     /// What the clocks say: pings are queued here, ends are told.
     fn due(&mut self, live: &mut Live, now: Instant) -> Option<CloseCode> {
         let options = &self.ctx.options;
-        if self.ctx.hub.draining().is_some() {
-            return Some(CloseCode::ShuttingDown);
-        }
-        if self.place.is_ended() {
-            return Some(CloseCode::Forbidden);
-        }
-        if now >= live.expires_at {
-            return Some(CloseCode::TokenExpired);
+        if let Some(code) = self.ctx.over(&self.place, live.expires_at, now) {
+            return Some(code);
         }
         if let Some(stall) = self.stall {
             let stalled = now.saturating_duration_since(stall.since);
@@ -425,7 +419,7 @@ impl Client {
     /// A newer token for the same user; any other leaves the connection as it is, but for one that is revoked.
     async fn refresh(&mut self, live: &mut Live, id: Option<RequestId>, token: &str) -> Result<Out, End> {
         let error = |code, text: &str| Ok(Out::new("error", wire::error_frame(id.as_ref(), code, text)));
-        let admitted = tokio::time::timeout(LINGER, self.ctx.auth.admit(token, now_ms())).await;
+        let admitted = tokio::time::timeout(LINGER, self.ctx.auth.admit(token, unix_ms())).await;
         let principal = match admitted {
             Err(_) => return error(ErrorCode::Internal, "the store did not answer in time"),
             Ok(Err(refusal)) => {
@@ -519,5 +513,5 @@ enum Event {
 pub(super) fn expiry(expires_at_ms: u64, now: Instant) -> Instant {
     // A token may be good for a century; timers are not.
     const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
-    now + Duration::from_millis(expires_at_ms.saturating_sub(now_ms())).min(FAR)
+    now + Duration::from_millis(expires_at_ms.saturating_sub(unix_ms())).min(FAR)
 }

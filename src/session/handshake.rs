@@ -14,11 +14,11 @@ use super::{
     Context, Socket,
     admission::{self, Credential, Denied, PROTOCOL, Protocols},
     client::{self, Arrival},
-    now_ms,
 };
 use crate::{
     auth::{Principal, Refusal},
-    hub::{Connection, Full, Transport},
+    hub::{Connection, Transport},
+    metrics::unix_ms,
     wire::{Subscription, token_in_query},
 };
 
@@ -117,7 +117,7 @@ fn is_key(key: &[u8]) -> bool {
 
 /// Takes a token, a place among the connections, and a place of the user's.
 pub(super) async fn admit(ctx: &Context, place: &Connection, token: &str) -> Result<Principal, Denied> {
-    let admitted = match timeout(Duration::from_secs(5), ctx.auth.admit(token, now_ms())).await {
+    let admitted = match timeout(Duration::from_secs(5), ctx.auth.admit(token, unix_ms())).await {
         Ok(admitted) => admitted,
         Err(_) => return Err(Denied::Unavailable),
     };
@@ -125,9 +125,7 @@ pub(super) async fn admit(ctx: &Context, place: &Connection, token: &str) -> Res
         ctx.metrics.auth_failures.inc(refusal.kind.as_str());
         Denied::Token(refusal)
     })?;
-    place
-        .name(&principal.user_id, principal.jti.as_deref(), ctx.options.connections_per_user_max)
-        .map_err(|_| Denied::TooManyPerUser)?;
+    place.name(&principal.user_id, principal.jti.as_deref(), ctx.options.connections_per_user_max)?;
     Ok(principal)
 }
 
@@ -184,9 +182,9 @@ pub async fn websocket(ctx: Arc<Context>, mut request: Request<Body>, peer: Sock
     let allowed = admission::origin_allowed(headers, &ctx.options.origins);
     let open = if allowed { open(&ctx) } else { Err(Denied::Origin) };
     // Told by HTTP to everybody: a place is what there is none of.
-    let place = match ctx.hub.reserve(Transport::WebSocket, peer.ip(), now_ms(), ctx.options.connections_max) {
+    let place = match ctx.hub.reserve(Transport::WebSocket, peer.ip(), unix_ms(), ctx.options.connections_max) {
         Ok(place) => place,
-        Err(Full::Node | Full::User) => return refuse(&ctx, &Denied::NodeFull),
+        Err(full) => return refuse(&ctx, &full.into()),
     };
     let arrival = match (open, credential) {
         (Err(denied), Credential::Header(_)) => return refuse(&ctx, &denied),

@@ -4,17 +4,14 @@
 //! waits for another client and nobody waits for it; its memory is bounded by a page of the log and a write buffer. Every task
 //! is in [`Context::tasks`] and ends when the hub drains.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio_util::task::TaskTracker;
 
 use crate::{
     auth::{Auth, Principal},
     hub::{Connection, Hub},
-    metrics::Metrics,
+    metrics::{Metrics, unix_ms},
     store::Store,
     wire,
 };
@@ -27,6 +24,7 @@ mod rate;
 mod socket;
 mod sse;
 
+pub use admission::{bearer, cookie};
 pub use handshake::{Upgrade, websocket};
 pub use socket::{Fault, Incoming, Socket};
 pub use sse::sse;
@@ -71,6 +69,17 @@ impl Context {
         Arc::new(Context { hub, store, auth, metrics, options, node, tasks: TaskTracker::new() })
     }
 
+    /// Why a connection has to end that has done nothing wrong: the drain, an admin's word, its token's `exp`.
+    fn over(&self, place: &Connection, expires_at: tokio::time::Instant, now: tokio::time::Instant) -> Option<wire::CloseCode> {
+        if self.hub.draining().is_some() {
+            return Some(wire::CloseCode::ShuttingDown);
+        }
+        if place.is_ended() {
+            return Some(wire::CloseCode::Forbidden);
+        }
+        (now >= expires_at).then_some(wire::CloseCode::TokenExpired)
+    }
+
     /// The first frame of a client's.
     fn hello(&self, place: &Connection, principal: &Principal) -> String {
         let options = &self.options;
@@ -78,7 +87,7 @@ impl Context {
             version: env!("CARGO_PKG_VERSION"),
             connection: format!("{}-{}", self.node, place.id()),
             node: self.node.clone(),
-            time: wire::rfc3339(now_ms()),
+            time: wire::rfc3339(unix_ms()),
             user: principal.user_id.clone(),
             permissions: principal.permissions.clone(),
             expires_at: wire::rfc3339(principal.expires_at_ms),
@@ -92,12 +101,6 @@ impl Context {
             reconnect: wire::Reconnect { min_ms: RECONNECT_MIN_MS, max_ms: RECONNECT_MAX_MS },
         })
     }
-}
-
-/// The wall clock, Unix ms: for `exp` and for times in frames. The only place in this room that asks for it.
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Advice for coming back: full jitter between the two.

@@ -18,11 +18,12 @@ use super::{
     admission::{self, Denied},
     feed::{Feed, Out},
     handshake::{admit, missing, open, refuse},
-    now_ms, retry_in_ms,
+    retry_in_ms,
 };
 use crate::{
     auth::Principal,
-    hub::{Connection, Full, Transport},
+    hub::{Connection, Transport},
+    metrics::unix_ms,
     wire::{self, CloseCode, Subscription, token_in_query},
 };
 
@@ -67,9 +68,9 @@ pub async fn sse(ctx: Arc<Context>, request: Request<Body>, peer: SocketAddr) ->
     if let Err(denied) = open(&ctx) {
         return refuse(&ctx, &denied);
     }
-    let place = match ctx.hub.reserve(Transport::Sse, peer.ip(), now_ms(), ctx.options.connections_max) {
+    let place = match ctx.hub.reserve(Transport::Sse, peer.ip(), unix_ms(), ctx.options.connections_max) {
         Ok(place) => place,
-        Err(Full::Node | Full::User) => return refuse(&ctx, &Denied::NodeFull),
+        Err(full) => return refuse(&ctx, &full.into()),
     };
     let principal = match admit(&ctx, &place, &token).await {
         Ok(principal) => principal,
@@ -147,14 +148,8 @@ impl Client {
         let mut out = vec![Out::new("hello", ctx.hello(&self.place, principal))];
         loop {
             let now = Instant::now();
-            if ctx.hub.draining().is_some() {
-                return Some(CloseCode::ShuttingDown);
-            }
-            if self.place.is_ended() {
-                return Some(CloseCode::Forbidden);
-            }
-            if now >= expires_at {
-                return Some(CloseCode::TokenExpired);
+            if let Some(code) = ctx.over(&self.place, expires_at, now) {
+                return Some(code);
             }
             let more = feed.collect(now, PIECE_BYTES, &mut out);
             let mut piece = BytesMut::new();
@@ -173,7 +168,7 @@ impl Client {
                     Err(_) => return Some(CloseCode::TooSlow),
                 }
                 ctx.metrics.frames_sent.add("sse", out.len() as u64);
-                let now = now_ms();
+                let now = unix_ms();
                 for received in out.drain(..).filter_map(|frame| frame.received_at_ms) {
                     ctx.metrics.alert_delivery.observe(now.saturating_sub(received) as f64 / 1000.0);
                 }

@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn many_stars_take_no_longer_than_the_product() {
-        let pattern = "a*".repeat(2000) + "b";
+        let pattern = format!("{}b", "a*".repeat(2000));
         assert!(!Glob::new(&pattern).matches("a".repeat(4000).as_bytes()));
     }
 }

@@ -160,20 +160,77 @@ def test_doctor(redis_daemon):
     assert done.returncode == 1 and any("fail" in line.lower() and "noeviction" in line for line in done.stdout.splitlines()), done.stdout
 
 
-def test_sighup(redis_daemon):
-    """A bad file changes nothing and says so; a good one is taken (§2)."""
+def reload(daemon, text, taken):
+    """Writes the file, tells the daemon, waits for its word; what it has logged since."""
+    before = len(daemon.stderr())
+    daemon.config_path.write_text(text)
+    daemon.send_signal(signal.SIGHUP)
+    word = "the configuration was read again" if taken else "the configuration in force is kept"
+    until(f"it says: {word}", lambda: word in daemon.stderr()[before:])
+    daemon.wait_metric("auditcast_config_last_reload_successful", int(taken))
+    return daemon.stderr()[before:]
+
+
+def test_sighup_a_bad_file_changes_nothing_and_says_where(redis_daemon):
+    """File, line, key and what was expected; what was in force is (§2)."""
     daemon = redis_daemon
     good = daemon.config_path.read_text()
-    daemon.config_path.write_text(good + "\n[nonsense]\nx = 1\n")
+    line = good.count("\n") + 2
+    hashes = daemon.metrics()["auditcast_config_info"]
+    rules = '\n[[threshold]]\nname = "high_failed_login_rate"\nabove = 2\n'
+    for bad, words in {"\n[nonsense]\nx = 1\n": [f"node.toml:{line}", "nonsense"],
+                       "\n[severity]\ndefaults = 'most'\n": [f"node.toml:{line + 1}", "severity.defaults", "full"],
+                       rules + "above = 3\n": ["node.toml:"],
+                       rules + '\n[[threshold]]\nname = "own"\nmetric = "no_such"\nabove = 1\n': ["node.toml:", "no_such"]}.items():  # fmt: skip
+        told = reload(daemon, good + bad, False)
+        for word in words:
+            assert word in told, (word, told)
+    daemon.config_path.unlink()
     daemon.send_signal(signal.SIGHUP)
-    daemon.wait_metric("auditcast_config_last_reload_successful", 0)
-    assert daemon.ready() and "nonsense" in daemon.stderr()
-    daemon.config_path.write_text(good + '\n[[threshold]]\nname = "high_failed_login_rate"\nabove = 2\n')
-    daemon.send_signal(signal.SIGHUP)
-    daemon.wait_metric("auditcast_config_last_reload_successful", 1)
-    client = daemon.ws().hello()
+    until("a file that is gone is told", lambda: "could not be read" in daemon.stderr() or "No such file" in daemon.stderr())
+    assert daemon.ready() and daemon.metrics()["auditcast_config_info"] == hashes
+    # Three failed logins are no alert: the threshold in the bad files was not taken, whole or in part.
     daemon.put(*[{"event_type": "login_failed"}] * 3)
+    daemon.wait_scalar("failed_logins_last_hour", 3)
+    daemon.slots(2)
+    assert daemon.log() == []
+    # The next good one is.
+    assert "threshold" in reload(daemon, good + rules, True)
+    until("what the window holds already is held against the new threshold", lambda: [a["rule"] for a in daemon.log()] == ["high_failed_login_rate"])
+
+
+def test_sighup_takes_effect_while_it_runs(redis_daemon):
+    daemon = redis_daemon
+    good = daemon.config_path.read_text()
+    client = daemon.ws().hello()
+    told = reload(daemon, good + '\n[[threshold]]\nname = "high_failed_login_rate"\nabove = 2\n\n[[threshold]]\nname = "many_denied"\n'
+                  'metric = "permission_violations"\nabove = 1\nseverity = "critical"\nmessage = "{value} denied"\n', True)  # fmt: skip
+    assert "high_failed_login_rate" in told and "many_denied" in told and "next start" not in told
+    assert daemon.metric("auditcast_alerts_total", rule="many_denied", severity="critical", status="firing") == 0
+    daemon.put(*[{"event_type": "login_failed"}] * 3, *[{"event_type": "permission_denied"}] * 2)
     assert client.frame("security_alert", rule="high_failed_login_rate")["threshold"] == 2
+    own = client.frame("security_alert", rule="many_denied")
+    assert (own["severity"], own["message"]) == ("critical", "2 denied")
+    daemon.wait_metric("auditcast_alerts_active", 1, rule="many_denied")
+    # A rule that is gone resolves its alert, and does not fire any more; the client is still the same one.
+    reload(daemon, good, True)
+    client.frame("security_alert", rule="many_denied", status="resolved")
+    assert client.code is None
+
+
+def test_sighup_names_what_needs_a_restart(redis_daemon):
+    daemon = redis_daemon
+    good = daemon.config_path.read_text()
+    assert 'interval = "200ms"' in good
+    text = good.replace('interval = "200ms"', 'interval = "300ms"').replace('public = "127.0.0.1:0"', 'public = "127.0.0.1:1"')
+    for _ in range(2):
+        # Each time: it is still not in force.
+        told = reload(daemon, text + '\n[severity]\noverrides = { "data.read" = "critical" }\n', True)
+        line = next(line for line in told.splitlines() if "next start" in line)
+        assert "monitor.interval" in line and "listen.public" in line and "severity" not in line, line
+    client = daemon.ws().hello()
+    daemon.put({"event_type": "data.read"})
+    assert client.frame("security_alert")["severity"] == "critical"
 
 
 def test_start_lines_and_logs(daemon):

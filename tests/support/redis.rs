@@ -1,5 +1,7 @@
 //! A real redis-server of the test's own: a free port, a directory that goes away, killed by its process id.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
 use std::{
     net::TcpListener,
     path::Path,

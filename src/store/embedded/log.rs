@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
+use tokio::sync::watch;
 
 use super::{
-    Commit, CommitRecord, Committed, DeadLetter, Lease, LogBounds, LogEntry, NewEntry, Recovered, StoreError, Tail,
+    Commit, CommitRecord, Committed, DeadLetter, Lease, LogBounds, LogEntry, NewEntry, Recovered, StoreError, Tail, View,
     tables::{
         Bytes, COMMITS, DEAD, DONE, Done, Fault, Group, LOG, NUMBERS, OPEN, STATE, TEXTS, entry_id, name, number, put_block, text,
     },
@@ -427,32 +428,34 @@ pub(super) fn first_commit(txn: &ReadTransaction) -> Done<u64> {
     Ok(txn.open_table(COMMITS)?.first()?.map_or(0, |(n, _)| n.value()))
 }
 
+/// What `read` finds; where that is nothing, what it finds once there is news, up to `block`.
+async fn wait_for<T: Send + 'static>(
+    store: &View,
+    news: &mut watch::Receiver<()>,
+    block: Duration,
+    read: impl FnOnce(&ReadTransaction) -> Done<Vec<T>> + Copy + Send + 'static,
+) -> Result<Vec<T>, StoreError> {
+    let deadline = tokio::time::Instant::now() + block;
+    loop {
+        news.mark_unchanged();
+        let found = store.look(move |shared| shared.read(read)).await?;
+        if !found.is_empty() || tokio::time::Instant::now() >= deadline {
+            return Ok(found);
+        }
+        let _ = tokio::time::timeout_at(deadline, news.changed()).await;
+    }
+}
+
 impl Tail {
     /// See [`super::super::Tail::alerts`].
     pub async fn alerts(&mut self, after: u64, limit: usize, block: Duration) -> Result<Vec<LogEntry>, StoreError> {
         let limit = limit.max(1);
-        let deadline = tokio::time::Instant::now() + block;
-        loop {
-            self.log.mark_unchanged();
-            let found = self.store.look(move |shared| shared.read(|txn| read(txn, after, limit))).await?;
-            if !found.is_empty() || tokio::time::Instant::now() >= deadline {
-                return Ok(found);
-            }
-            let _ = tokio::time::timeout_at(deadline, self.log.changed()).await;
-        }
+        wait_for(&self.store, &mut self.log, block, move |txn| read(txn, after, limit)).await
     }
 
     /// See [`super::super::Tail::commits`].
     pub async fn commits(&mut self, after: u64, limit: usize, block: Duration) -> Result<Vec<CommitRecord>, StoreError> {
         let limit = limit.max(1);
-        let deadline = tokio::time::Instant::now() + block;
-        loop {
-            self.commits.mark_unchanged();
-            let found = self.store.look(move |shared| shared.read(|txn| commits(txn, after, limit))).await?;
-            if !found.is_empty() || tokio::time::Instant::now() >= deadline {
-                return Ok(found);
-            }
-            let _ = tokio::time::timeout_at(deadline, self.commits.changed()).await;
-        }
+        wait_for(&self.store, &mut self.commits, block, move |txn| commits(txn, after, limit)).await
     }
 }

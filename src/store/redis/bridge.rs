@@ -27,16 +27,7 @@ impl RedisStore {
     pub async fn intake(&self, items: &[IntakeItem], dedup_ttl: Duration) -> Result<Vec<Taken>, StoreError> {
         let keys = [&self.keys.intake, &self.keys.seen, &self.keys.seen_ids];
         let mut taken = Vec::with_capacity(items.len());
-        let mut rest = items;
-        while !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = |item: &&IntakeItem| {
-                bytes += item.body.len();
-                bytes <= TAKEN_BYTES
-            };
-            let count = rest.iter().take(TAKEN_AT_ONCE).take_while(fits).count().max(1);
-            let (part, after) = rest.split_at(count.min(rest.len()));
-            rest = after;
+        for part in parts(items, TAKEN_AT_ONCE, TAKEN_BYTES, |item| item.body.len()) {
             let mut args = vec![millis(dedup_ttl).to_string(), self.options.intake_max.max(1).to_string(), random()];
             for item in part {
                 let dedup = item.dedup.as_deref().map(dedup_key).unwrap_or_default();

@@ -136,16 +136,7 @@ impl RedisStore {
     /// Refuses (`Broken`) entries that do not continue the log, before anything of their part (500 entries or 1 MiB) is written.
     pub async fn log_restore(&self, fence: u64, epoch: &str, entries: &[LogEntry]) -> Result<(), StoreError> {
         let keys = [&self.keys.meta, &self.keys.lease, &self.keys.alerts, &self.keys.state, &self.keys.open];
-        let mut rest = entries;
-        while !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = |entry: &&LogEntry| {
-                bytes += entry.body.len();
-                bytes <= RESTORE_BYTES
-            };
-            let count = rest.iter().take(RESTORE_ENTRIES).take_while(fits).count().max(1);
-            let (part, after) = rest.split_at(count.min(rest.len()));
-            rest = after;
+        for part in parts(entries, RESTORE_ENTRIES, RESTORE_BYTES, |entry| entry.body.len()) {
             let mut args = vec![fence.to_string(), epoch.to_owned(), part.len().to_string()];
             for entry in part {
                 let about: About = serde_json::from_str(&entry.body).unwrap_or_default();

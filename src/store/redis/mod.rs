@@ -194,6 +194,22 @@ impl RedisStore {
     }
 }
 
+/// The items in order, in parts of at most so many and so many bytes; what is larger is a part by itself.
+fn parts<T>(items: &[T], count: usize, bytes: usize, size: impl Fn(&T) -> usize) -> impl Iterator<Item = &[T]> {
+    let mut rest = items;
+    std::iter::from_fn(move || {
+        let mut sum = 0;
+        let fits = |item: &&T| {
+            sum += size(item);
+            sum <= bytes
+        };
+        let fitting = rest.iter().take(count).take_while(fits).count().max(1);
+        let (part, after) = rest.split_at_checked(fitting)?;
+        rest = after;
+        Some(part)
+    })
+}
+
 /// 16 hexadecimal characters nobody else has drawn.
 fn random() -> String {
     let mut bytes = [0; 8];
