@@ -795,3 +795,23 @@ async fn a_listener_that_is_too_slow_loses_the_newest_and_is_told() {
     send(&mut client, "PUBLISH audit after");
     assert_eq!(slow.next().await.unwrap().1, b"after");
 }
+
+#[tokio::test]
+async fn numbers_that_were_lost_are_those_of_the_logs() {
+    let engine = Engine::redis();
+    let Engine::Redis(server) = &engine else { unreachable!() };
+    let mut client = server.client();
+    let store = engine.open().await;
+    let first = fence(&store, "a").await;
+    store.commit(&commit(first, 5_000, vec![entry("x", true, 1), entry("y", true, 2)])).await.unwrap();
+    let before = store.recover().await.unwrap();
+    send(&mut client, "DEL {auditcast}:meta");
+    store.prepare().await.unwrap();
+    let after = store.recover().await.unwrap();
+    assert_eq!((after.seq, &after.check, after.commit), (before.seq, &before.check, before.commit));
+    assert_ne!(after.epoch, before.epoch, "it is told that something was lost");
+    assert_eq!(after.open, before.open);
+    let again = store.lease("a", first).await.unwrap().fence;
+    let committed = store.commit(&commit(again, 10_000, vec![entry("z", true, 3)])).await.unwrap();
+    assert_eq!((committed.seq, committed.n), (before.seq + 1, before.commit + 1));
+}

@@ -269,6 +269,22 @@ impl Engine {
         });
     }
 
+    /// A stream is not followed, because there are too many.
+    pub fn exhausted(&mut self, source: SourceIx, stream: &str, effects: &mut Effects) {
+        let hole = Hole { reason: GapReason::Exhausted, from: EntryId::ZERO, to: None, missed: None };
+        self.gap(source, stream, &hole, &mut effects.alerts);
+        effects.marks.push(Mark::Hole {
+            source: self.source_name(Feeds::Source(source)).to_owned(),
+            stream: stream.to_owned(),
+            reason: hole.reason,
+            from: None,
+            to: None,
+            missed: None,
+            position: EntryId::ZERO,
+            counted: None,
+        });
+    }
+
     /// A stream has been unreadable for `monitor.max_source_lag`.
     pub fn unreadable(&mut self, index: usize, effects: &mut Effects) {
         if let Some(stream) = self.streams.get(index) {

@@ -14,7 +14,7 @@ use crate::{
     event::EntryId,
     metrics::unix_ms,
     store::{CommitRecord, Entry, Store, StoreError},
-    wire,
+    wire::{self, SourceState, SourceStatus},
 };
 
 /// Entries asked of a stream at a time.
@@ -198,6 +198,22 @@ impl Monitor {
             .is_some_and(|found| found.n == state.commit && state.last.as_ref().is_none_or(|last| last.same_as(found))))
     }
 
+    /// Which sources are read, as far as a follower can know it: from the leading node's records.
+    fn tell_followed(&self, state: &State, quiet: bool) {
+        let settings = self.settings.borrow();
+        let down: Vec<_> = state.engine.detector.unreadable().filter_map(|stream| settings.source_of(stream)).collect();
+        for (index, source) in settings.sources.iter().enumerate() {
+            let status = match () {
+                () if down.contains(&(index as u16)) => SourceState::Down,
+                () if quiet => SourceState::Stalled,
+                () => SourceState::Ok,
+            };
+            self.hub.push_source(SourceStatus { source: source.name.clone(), status, since_ms: unix_ms() });
+        }
+        let text = if down.is_empty() { "read by the leading node" } else { "the leading node cannot read all of them" };
+        self.tell("source", down.is_empty(), text);
+    }
+
     /// Follows the commit log until the lease can be taken.
     pub(super) async fn follow(&mut self, state: &mut State, outage: &mut Outage) -> Result<End, StoreError> {
         let ttl = self.options.lease_ttl;
@@ -290,7 +306,7 @@ impl Monitor {
             let quiet = last_record.elapsed();
             let limit = self.stale_after();
             self.tell("positions", quiet < limit, format!("last commit seen {:.1} s ago", quiet.as_secs_f64()));
-            self.tell("source", true, "read by the leading node".to_owned());
+            self.tell_followed(state, quiet >= limit);
         }
     }
 }

@@ -335,6 +335,8 @@ impl Monitor {
                 if l.state.engine.streams.len() >= STREAMS_MAX {
                     if !std::mem::replace(&mut l.too_many, true) {
                         tracing::warn!("there are more than {STREAMS_MAX} streams: {key} and others are not followed");
+                        begin_time(l);
+                        l.state.engine.exhausted(index as u16, &key, &mut l.effects);
                     }
                     continue;
                 }

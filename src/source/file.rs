@@ -4,7 +4,7 @@
 use std::{
     fs::{File, Metadata},
     io::{ErrorKind, Read, Seek, SeekFrom},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::Path,
     time::Duration,
 };
@@ -25,6 +25,9 @@ const SIBLINGS_MAX: usize = 10_000;
 /// Read at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
 
+/// A file is known by so many of its first bytes, beside its number: a number is given again when a file is gone.
+const HEAD_BYTES: u64 = 256;
+
 /// Where reading stands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Place {
@@ -34,6 +37,11 @@ struct Place {
     #[serde(default)]
     generation: u64,
     offset: u64,
+    /// Digest of the first `head_bytes` of the file, which reading has passed.
+    #[serde(default)]
+    head: String,
+    #[serde(default)]
+    head_bytes: u64,
 }
 
 struct Open {
@@ -100,13 +108,13 @@ async fn follow(options: &Options, path: &Path, store: &Store) -> Result<std::co
             store.intake(batch, SEEN_TTL).await?;
         }
         if !lines.is_empty() {
-            save(store, &bookmark, &Place { offset: at.line_start, ..at.place.clone() }).await?;
+            save(store, &bookmark, &at.stands()).await?;
         }
         if more {
             continue;
         }
         if std::mem::take(&mut first) {
-            save(store, &bookmark, &Place { offset: at.line_start, ..at.place.clone() }).await?;
+            save(store, &bookmark, &at.stands()).await?;
         }
         // At the end: still the same file?
         match std::fs::metadata(path) {
@@ -123,8 +131,10 @@ async fn follow(options: &Options, path: &Path, store: &Store) -> Result<std::co
                 }
                 if last {
                     // Not to be found again as the one that was rotated away.
-                    saved = Some(Place { device: 0, inode: 0, offset: 0, ..at.place.clone() });
-                    open = None;
+                    let done = Place { device: 0, inode: 0, offset: 0, head_bytes: 0, ..at.place.clone() };
+                    // Rotated more than once since: the next one comes first.
+                    open = next_rotated(path, &at.file, &done);
+                    saved = Some(done);
                 }
                 continue;
             }
@@ -132,6 +142,7 @@ async fn follow(options: &Options, path: &Path, store: &Store) -> Result<std::co
                 at.file.seek(SeekFrom::Start(0)).map_err(|e| io_error(path, &e))?;
                 at.place.offset = 0;
                 at.place.generation += 1;
+                at.place.head_bytes = 0;
                 at.line_start = 0;
                 at.rest.clear();
                 at.overlong = false;
@@ -149,13 +160,47 @@ async fn save(store: &Store, bookmark: &str, place: &Place) -> Result<(), Bridge
     Ok(store.set_bookmark(bookmark, &text).await?)
 }
 
-fn begin(mut file: File, meta: &Metadata, saved: Option<&Place>, at_end: bool, path: &Path) -> Result<Open, BridgeError> {
-    let mut place = Place { device: meta.dev(), inode: meta.ino(), generation: 0, offset: 0 };
-    match saved {
-        Some(saved) if saved.device == place.device && saved.inode == place.inode && saved.offset <= meta.len() => {
-            place = saved.clone();
+impl Open {
+    /// What is to be found again: where the line in hand begins, and what the file begins with.
+    fn stands(&mut self) -> Place {
+        let known = self.line_start.min(HEAD_BYTES);
+        if known > self.place.head_bytes
+            && let Some(head) = head(&self.file, known)
+        {
+            (self.place.head, self.place.head_bytes) = (head, known);
         }
-        Some(saved) => place.generation = saved.generation + 1,
+        Place { offset: self.line_start, ..self.place.clone() }
+    }
+}
+
+/// Digest of the first bytes of a file; `None` where it has fewer.
+fn head(file: &File, bytes: u64) -> Option<String> {
+    let mut text = vec![0; usize::try_from(bytes.min(HEAD_BYTES)).ok()?];
+    file.read_exact_at(&mut text, 0).ok()?;
+    Some(short_digest(&text))
+}
+
+fn short_digest(text: &[u8]) -> String {
+    digest(&SHA256, text).as_ref().iter().take(8).map(|b| format!("{b:02x}")).collect()
+}
+
+/// Whether this is the file that reading stood in, and it still has all that was read of it.
+fn is_same(file: &File, meta: &Metadata, saved: &Place) -> bool {
+    (meta.dev(), meta.ino()) == (saved.device, saved.inode)
+        && saved.offset <= meta.len()
+        && (saved.head_bytes == 0 || head(file, saved.head_bytes).is_some_and(|head| head == saved.head))
+}
+
+fn begin(mut file: File, meta: &Metadata, saved: Option<&Place>, at_end: bool, path: &Path) -> Result<Open, BridgeError> {
+    let mut place = Place { device: meta.dev(), inode: meta.ino(), ..Place::default() };
+    match saved {
+        Some(saved) if is_same(&file, meta, saved) => place = saved.clone(),
+        Some(saved) => {
+            if saved.inode != 0 {
+                tracing::warn!("{} is another file than before; what was added to that one since is not known", path.display());
+            }
+            place.generation = saved.generation + 1;
+        }
         _ if at_end => place.offset = meta.len(),
         _ => {}
     }
@@ -164,11 +209,33 @@ fn begin(mut file: File, meta: &Metadata, saved: Option<&Place>, at_end: bool, p
     Ok(Open { file, place, rest: Vec::new(), line_start, overlong: false })
 }
 
+/// The oldest of the files that this path was after the one just read to its end, if it is not the path itself. By their
+/// names only what a rotation makes: `app.log.1`, `app.log-20261123`.
+fn next_rotated(path: &Path, read: &File, done: &Place) -> Option<Open> {
+    let since = read.metadata().ok()?;
+    let written = |meta: &Metadata| (meta.mtime(), meta.mtime_nsec());
+    let name = path.file_name()?.as_encoded_bytes();
+    let of_rotation =
+        |rest: &[u8]| rest.iter().any(u8::is_ascii_digit) && rest.iter().all(|b| b.is_ascii_digit() || b".-_:TZ".contains(b));
+    let siblings = std::fs::read_dir(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))).ok()?;
+    let next = siblings
+        .take(SIBLINGS_MAX)
+        .flatten()
+        .filter(|sibling| sibling.file_name().as_encoded_bytes().strip_prefix(name).is_some_and(of_rotation))
+        .filter_map(|sibling| Some((sibling.metadata().ok()?, sibling.path())))
+        .filter(|(meta, _)| meta.is_file() && written(meta) > written(&since) && meta.ino() != since.ino())
+        .min_by_key(|(meta, _)| written(meta))?;
+    let place = Place { device: next.0.dev(), inode: next.0.ino(), generation: done.generation + 1, ..Place::default() };
+    let file = File::open(&next.1).ok()?;
+    Some(Open { file, place, rest: Vec::new(), line_start: 0, overlong: false })
+}
+
 /// The file that reading stood in, under the name it was given since; `None` where the path is still that file, or it is gone.
 fn rotated_away(path: &Path, now: &Metadata, saved: &Place) -> Option<Open> {
-    if saved.inode == 0 || (now.dev(), now.ino()) == (saved.device, saved.inode) {
+    if saved.inode == 0 {
         return None;
     }
+    let path_is = (now.dev(), now.ino());
     let name = path.file_name()?;
     let siblings = std::fs::read_dir(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))).ok()?;
     for sibling in siblings.take(SIBLINGS_MAX).flatten() {
@@ -176,8 +243,11 @@ fn rotated_away(path: &Path, now: &Metadata, saved: &Place) -> Option<Open> {
             continue;
         }
         let Ok(meta) = sibling.metadata() else { continue };
-        if (meta.dev(), meta.ino()) == (saved.device, saved.inode) && saved.offset <= meta.len() {
-            return begin(File::open(sibling.path()).ok()?, &meta, Some(saved), false, path).ok();
+        if (meta.dev(), meta.ino()) == (saved.device, saved.inode) && (meta.dev(), meta.ino()) != path_is {
+            let file = File::open(sibling.path()).ok()?;
+            if is_same(&file, &meta, saved) {
+                return begin(file, &meta, Some(saved), false, path).ok();
+            }
         }
     }
     None
@@ -234,9 +304,8 @@ fn line_item(options: &Options, line: &Line, since_ms: Option<u64>) -> Option<In
     {
         return None;
     }
-    let hash = digest(&SHA256, text);
-    let name: String = hash.as_ref().iter().take(8).map(|b| format!("{b:02x}")).collect();
-    let Place { device, inode, generation, offset } = line.place;
+    let name = short_digest(text);
+    let Place { device, inode, generation, offset, .. } = line.place;
     let place = format!("file:{}:{device}-{inode}-{generation}-{offset}-{name}", options.name);
     Some(item(&options.name, Some(place), text))
 }

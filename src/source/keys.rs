@@ -7,7 +7,7 @@ use ahash::AHashSet;
 use tokio::time::{Instant, timeout};
 
 use super::{BATCH_MAX, BridgeError, Options, SEEN_TTL, Start, item};
-use crate::store::Store;
+use crate::{event, store::Store};
 
 const SCAN_EVERY: Duration = Duration::from_secs(30);
 /// Keys remembered here so that a scan does not ask the store for each of them again.
@@ -28,10 +28,15 @@ async fn watch(options: &Options, pattern: &str, store: &Store) -> Result<std::c
     let hasher = ahash::RandomState::new();
     if store.bookmark(&bookmark).await?.is_none() {
         if options.start != Start::Earliest {
+            let since_ms = match options.start {
+                Start::Ago(ago) => store.now_ms().await?.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)),
+                Start::Earliest | Start::Now => u64::MAX,
+            };
             let mut cursor = 0;
             loop {
                 let (next, keys) = store.scan_keys(pattern, cursor).await?;
-                let marks: Vec<String> = keys.iter().map(|key| mark(options, key)).collect();
+                let old = |key: &&String| key_ms(options, pattern, key).is_none_or(|ms| ms < since_ms);
+                let marks: Vec<String> = keys.iter().filter(old).map(|key| mark(options, key)).collect();
                 store.mark_seen(&marks, SEEN_TTL).await?;
                 cursor = next;
                 if cursor == 0 {
@@ -82,6 +87,13 @@ async fn watch(options: &Options, pattern: &str, store: &Store) -> Result<std::c
 
 fn mark(options: &Options, key: &str) -> String {
     format!("key:{}:{key}", options.name)
+}
+
+/// The time in a key's name, Unix ms: what is between the pattern's own text and the last part.
+fn key_ms(options: &Options, pattern: &str, key: &str) -> Option<u64> {
+    let own = pattern.split(['*', '?', '[', '\\']).next().unwrap_or("");
+    let (time, _) = key.strip_prefix(own)?.rsplit_once(':')?;
+    event::parse_ms(time, &options.timezone).and_then(|ms| u64::try_from(ms).ok())
 }
 
 /// Hands the values of these keys to the intake; a key that is gone again or holds nothing readable is left for the next look.

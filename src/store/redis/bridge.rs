@@ -72,7 +72,8 @@ impl RedisStore {
         for part in keys.chunks(TAKEN_AT_ONCE) {
             let mut commands = redis::pipe();
             for key in part {
-                let key = dedup_key(key);
+                // As the script names it.
+                let key = format!("event {}", dedup_key(key));
                 commands.cmd("ZADD").arg(&self.keys.seen).arg("NX").arg(until).arg(&key);
                 commands.cmd("HSETNX").arg(&self.keys.seen_ids).arg(&key).arg("0-0");
             }

@@ -77,7 +77,8 @@ impl RedisStore {
     }
 
     pub async fn recover(&self) -> Result<Recovered, StoreError> {
-        let keys = [&self.keys.meta, &self.keys.open, &self.keys.state, &self.keys.done];
+        let k = &self.keys;
+        let keys = [&k.meta, &k.open, &k.state, &k.done, &k.alerts, &k.commits];
         let reply = self.link.run(&scripts::RECOVER, &keys, &[FORMAT.to_string(), random()]).await?;
         let read = |reply| {
             let mut parts = value::items(reply)?.into_iter();

@@ -14,20 +14,20 @@ pub(super) struct Script {
 }
 
 macro_rules! scripts {
-    ($($item:ident = $name:literal;)*) => {
+    ($($item:ident = $name:literal $(after $with:literal)?;)*) => {
         $(pub(super) static $item: LazyLock<Script> = LazyLock::new(|| {
-            let text = include_str!(concat!("lua/", $name, ".lua"));
+            let text = concat!($(include_str!(concat!("lua/", $with, ".lua")),)? include_str!(concat!("lua/", $name, ".lua")));
             Script { name: $name, text, sha: hex(digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()).as_ref()) }
         });)*
     };
 }
 
 scripts! {
-    FIRST = "first";
-    LEASE = "lease";
+    FIRST = "first" after "begin";
+    LEASE = "lease" after "begin";
     RELEASE = "release";
     COMMIT = "commit";
-    RECOVER = "recover";
+    RECOVER = "recover" after "begin";
     FIRING = "firing";
     BOUNDS = "bounds";
     RESTORE = "restore";

@@ -1,4 +1,4 @@
--- KEYS: meta, lease    ARGV: node, known fence, ttl ms, format, epoch to use if there is none
+-- KEYS: meta, lease, alerts, commits    ARGV: node, known fence, ttl ms, format, epoch to use if there is none
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local known, ttl = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -16,8 +16,7 @@ if lease[1] and lease[1] ~= ARGV[1] then
   end
 end
 if not meta[2] then
-  redis.call('HSET', KEYS[1], 'format', ARGV[4])
-  redis.call('HSETNX', KEYS[1], 'epoch', ARGV[5])
+  begin(KEYS[1], KEYS[3], KEYS[4], ARGV[4], ARGV[5])
 end
 local highest = math.max(tonumber(meta[1]) or 0, tonumber(lease[2]) or 0, known)
 local fence = highest

@@ -1,6 +1,6 @@
--- KEYS: meta, open, state, done    ARGV: format, epoch to use if there is none
-if redis.call('HSETNX', KEYS[1], 'epoch', ARGV[2]) == 1 then
-  redis.call('HSETNX', KEYS[1], 'format', ARGV[1])
+-- KEYS: meta, open, state, done, alerts, commits    ARGV: format, epoch to use if there is none
+if redis.call('HEXISTS', KEYS[1], 'epoch') == 0 then
+  begin(KEYS[1], KEYS[5], KEYS[6], ARGV[1], ARGV[2])
 end
 local open = {}
 for i, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
