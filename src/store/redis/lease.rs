@@ -6,7 +6,10 @@ impl RedisStore {
     pub async fn lease(&self, node: &str, known_fence: u64) -> Result<Lease, StoreError> {
         let ttl = millis(self.options.lease_ttl);
         let args = [node.to_owned(), known_fence.to_string(), ttl.to_string(), FORMAT.to_string(), random()];
-        let reply = self.link.run(&scripts::LEASE, &[&self.keys.meta, &self.keys.lease, &self.keys.alerts, &self.keys.commits], &args).await?;
+        let reply = self
+            .link
+            .run(&scripts::LEASE, &[&self.keys.meta, &self.keys.lease, &self.keys.alerts, &self.keys.commits], &args)
+            .await?;
         let read = |reply| {
             let mut parts = value::items(reply)?.into_iter();
             Some(Lease {

@@ -153,7 +153,11 @@ impl RedisStore {
         if line("role").is_some_and(|role| role == "slave" || role == "replica") {
             return Err(StoreError::Unavailable(format!("Redis at {at} is a replica, writes are refused")));
         }
-        let format = match self.link.run(&scripts::FIRST, &[&self.keys.meta, &self.keys.alerts, &self.keys.commits], &[FORMAT.to_string(), random()]).await {
+        let format = match self
+            .link
+            .run(&scripts::FIRST, &[&self.keys.meta, &self.keys.alerts, &self.keys.commits], &[FORMAT.to_string(), random()])
+            .await
+        {
             Err(StoreError::Broken(text)) if text.contains("WRONGTYPE") => {
                 return Err(StoreError::Format(format!(
                     "the key {} at {at} is not auditcast's: give store.prefix another value",
