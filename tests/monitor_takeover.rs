@@ -10,6 +10,7 @@ both!(
     a_second_node_takes_over_without_loss_or_double,
     a_leader_that_lost_the_lease_stores_nothing_more,
     a_stream_made_while_following_is_known_to_who_takes_over,
+    a_long_batch_does_not_cost_the_lease,
 );
 
 fn failed(n: usize) -> Vec<Vec<(String, String)>> {
@@ -90,6 +91,41 @@ async fn a_stream_made_while_following_is_known_to_who_takes_over(engine: &mut E
     taken(&store, &["log:x", "log:y"]).await;
     other.shows("auditcast_failed_logins_last_hour", "17").await;
     assert_eq!(users(&store).await, ["1", "1"]);
+    other.stop().await;
+    store.close().await;
+}
+
+async fn a_long_batch_does_not_cost_the_lease(engine: &mut Engine) {
+    const STREAMS: usize = 24;
+    let config = streams(r#"["log:*"]"#, "earliest");
+    let store = engine.open().await;
+    let names: Vec<String> = (0..STREAMS).map(|n| format!("log:{n}")).collect();
+    for name in &names {
+        // One read of all of them is one batch.
+        append(&store, name, &failed(1000)).await;
+    }
+    let mut leader = start_on(store.clone(), &config, "a", NEVER);
+    leader.leads().await;
+    let fence = store.lease("a", 0).await.expect("the lease").fence;
+    let mut other = start_on(store.clone(), &config, "b", NEVER);
+    other.follows().await;
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    taken(&store, &names).await;
+    leader.shows("auditcast_failed_logins_last_hour", &(STREAMS * 1000).to_string()).await;
+    other.shows("auditcast_failed_logins_last_hour", &(STREAMS * 1000).to_string()).await;
+    assert_eq!(store.lease("a", fence).await.expect("the lease").fence, fence, "it never changed hands");
+    // No record holds more than a replay can.
+    for record in store.commits(0, 1000).await.expect("the records") {
+        let taken: u64 = record
+            .marks
+            .iter()
+            .filter_map(|m| m.pointer("/taken")?.as_object())
+            .flat_map(|t| t.values())
+            .filter_map(|n| n.as_u64())
+            .sum();
+        assert!(taken <= 20_000, "{taken} in one record");
+    }
+    leader.stop().await;
     other.stop().await;
     store.close().await;
 }

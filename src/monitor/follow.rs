@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     End, Monitor, Outage, RECORDS, Role, State,
-    engine::{Effects, Engine, EventSink, Mark},
+    engine::{Arrival, Effects, Engine, EventSink, Mark},
     streams::{Feeds, Hole, Stream},
 };
 use crate::{
@@ -176,11 +176,13 @@ pub(super) fn take_step(
     match step {
         Step::Observe { time_ms, item } => {
             let (index, entry) = item.item;
-            engine.observe(index, &entry, time_ms, entry.id.ms.min(now_ms), None, effects, sink);
+            let arrival = Arrival { time_ms, arrival_ms: entry.id.ms.min(now_ms), ahead_ms: None };
+            engine.observe(index, &entry, arrival, effects, sink);
         }
         Step::Future { time_ms, ahead_ms, item } => {
             let (index, entry) = item.item;
-            engine.observe(index, &entry, time_ms, now_ms, Some(ahead_ms), effects, sink);
+            let arrival = Arrival { time_ms, arrival_ms: now_ms, ahead_ms: Some(ahead_ms) };
+            engine.observe(index, &entry, arrival, effects, sink);
         }
         Step::CloseTo(slot_end) => engine.close_to(slot_end, effects),
     }
