@@ -69,6 +69,8 @@ pub(super) struct Leader<'a> {
     pub(super) look_again: bool,
     /// Slot of the last commit.
     pub(super) committed_slot: u64,
+    /// When a slot was closed last, by our clock.
+    pub(super) closed_at: Instant,
     /// A stream was read to less than its end: more is there.
     pub(super) behind: bool,
     /// Taken in since the last commit.
@@ -138,6 +140,7 @@ impl Monitor {
             reconnects: self.store.reconnects(),
             look_again: true,
             committed_slot: 0,
+            closed_at: now,
             behind: false,
             taken: 0,
             taken_bytes: 0,
@@ -191,6 +194,10 @@ impl Monitor {
         };
         self.role.send_replace(Role::Starting);
         self.metrics.active.set(0);
+        // Known to whoever leads.
+        for source in &self.settings.borrow().sources {
+            self.metrics.set_source_lag(&source.name, None);
+        }
         end
     }
 
@@ -244,6 +251,10 @@ impl Monitor {
         self.receive(l, &indices, reply);
         self.take(l).await?;
         self.mind_faults(l);
+        let open_for = l.closed_at.elapsed();
+        if open_for > self.stale_after() {
+            self.tell("positions", false, format!("no slot was closed for {:.0} s", open_for.as_secs_f64()));
+        }
         if l.effects.urgent() {
             self.commit(l).await?;
         }
@@ -420,6 +431,7 @@ impl Monitor {
                 self.metrics.slots_late.inc();
             }
             self.publish(&l.state.engine, self.crossed_snapshot(slot_before, slot));
+            l.closed_at = Instant::now();
             self.tell("positions", true, format!("slot {slot} closed"));
             self.compare(l, COMPARE_MAX).await?;
         }
