@@ -79,7 +79,7 @@ async fn a_file_that_was_rotated_while_nobody_looked_is_read_on(engine: &mut Eng
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("app.log");
     let config = file(&path);
-    add(&path, &format!("{}{}", line(1), line(2)));
+    add(&path, &[line(1), line(2)].concat());
     let mut node = start(engine, &config, "a", NEVER).await;
     node.leads().await;
     seen(&node, &[1, 2]).await;
@@ -101,7 +101,7 @@ async fn a_file_that_was_rotated_while_nobody_looked_is_read_on(engine: &mut Eng
     // Another file of the same length at the same place is another file, whatever its number.
     let old = fs::read(&path).expect("the file is read");
     fs::OpenOptions::new().write(true).truncate(true).open(&path).expect("it is emptied");
-    add(&path, &format!("{}{}", line(6), line(7)));
+    add(&path, &[line(6), line(7)].concat());
     assert!(fs::read(&path).expect("the file is read").len() >= old.len());
     let mut node = start(engine, &config, "c", NEVER).await;
     node.leads().await;
@@ -121,7 +121,7 @@ async fn what_is_no_event_is_a_dead_letter_and_the_file_goes_on(engine: &mut Eng
     let path = dir.path().join("app.log");
     let config = file(&path);
     let huge = format!("{{\"event_type\":\"x.y\",\"a\":\"{}\"}}\n", "x".repeat(3 << 20));
-    add(&path, &format!("{}{huge}no JSON\n\n{}", line(1), line(2)));
+    add(&path, &[&line(1), &huge, "no JSON\n\n", &line(2)].concat());
     let mut node = start(engine, &config, "a", NEVER).await;
     node.leads().await;
     seen(&node, &[1, 2]).await;

@@ -10,6 +10,8 @@ both!(
     a_second_node_takes_over_without_loss_or_double,
     a_leader_that_lost_the_lease_stores_nothing_more,
     a_stream_made_while_following_is_known_to_who_takes_over,
+    a_long_batch_does_not_cost_the_lease,
+    who_follows_shows_what_the_leader_shows,
 );
 
 fn failed(n: usize) -> Vec<Vec<(String, String)>> {
@@ -90,6 +92,95 @@ async fn a_stream_made_while_following_is_known_to_who_takes_over(engine: &mut E
     taken(&store, &["log:x", "log:y"]).await;
     other.shows("auditcast_failed_logins_last_hour", "17").await;
     assert_eq!(users(&store).await, ["1", "1"]);
+    other.stop().await;
+    store.close().await;
+}
+
+async fn a_long_batch_does_not_cost_the_lease(engine: &mut Engine) {
+    const STREAMS: usize = 24;
+    let config = streams(r#"["log:*"]"#, "earliest");
+    let store = engine.open().await;
+    let names: Vec<String> = (0..STREAMS).map(|n| format!("log:{n}")).collect();
+    for name in &names {
+        // One read of all of them is one batch.
+        append(&store, name, &failed(1000)).await;
+    }
+    let mut leader = start_on(store.clone(), &config, "a", NEVER);
+    leader.leads().await;
+    let fence = store.lease("a", 0).await.expect("the lease").fence;
+    let mut other = start_on(store.clone(), &config, "b", NEVER);
+    other.follows().await;
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    taken(&store, &names).await;
+    leader.shows("auditcast_failed_logins_last_hour", &(STREAMS * 1000).to_string()).await;
+    other.shows("auditcast_failed_logins_last_hour", &(STREAMS * 1000).to_string()).await;
+    assert_eq!(store.lease("a", fence).await.expect("the lease").fence, fence, "it never changed hands");
+    // No record holds more than a replay can.
+    for record in store.commits(0, 1000).await.expect("the records") {
+        let taken: u64 = record
+            .marks
+            .iter()
+            .filter_map(|m| m.pointer("/taken")?.as_object())
+            .flat_map(|t| t.values())
+            .filter_map(|n| n.as_u64())
+            .sum();
+        assert!(taken <= 20_000, "{taken} in one record");
+    }
+    leader.stop().await;
+    other.stop().await;
+    store.close().await;
+}
+
+/// The series about the streams, which are equal on every node (contract §8).
+fn shown(node: &Node) -> Vec<String> {
+    const OWN: [&str; 10] = [
+        "_lag_entries",
+        "_build_info",
+        "_config_",
+        "_connections",
+        "_store_",
+        "_ready",
+        "_active ",
+        "_seconds_",
+        "_replayed_",
+        "_late_",
+    ];
+    let text = node.metrics.render();
+    let about_streams = |line: &&str| line.starts_with("auditcast_") && !OWN.iter().any(|own| line.contains(own));
+    text.lines().filter(about_streams).map(str::to_owned).collect()
+}
+
+async fn who_follows_shows_what_the_leader_shows(engine: &mut Engine) {
+    let config = streams(r#"["one", "log:*"]"#, "earliest");
+    let store = engine.open().await;
+    append(&store, "log:old", &failed(3)).await;
+    let mut leader = start_on(store.clone(), &config, "a", NEVER);
+    leader.leads().await;
+    for n in 0..5 {
+        append(&store, "one", &[high(n), fields("session.created", &format!("s{n}")), vec![("x".into(), "y".into())]]).await;
+        append(&store, &format!("log:{n}"), &failed(n + 1)).await;
+        taken(&store, &["one", &format!("log:{n}")]).await;
+    }
+    // From the records alone, and then beside the leader.
+    let mut other = start_on(store.clone(), &config, "b", NEVER);
+    other.follows().await;
+    append(&store, "one", &[fields("rate_limit.exceeded", "eve"), high(9)]).await;
+    taken(&store, &["one"]).await;
+    let (a, b) = (&leader, &other);
+    until("both show the same", async || {
+        let (shown_a, shown_b) = (shown(a), shown(b));
+        assert!(shown_a.len() > 100);
+        shown_a == shown_b || {
+            let last = |s: &[String]| s.iter().find(|l| l.starts_with("auditcast_slots_closed_total")).cloned();
+            // At the same slot there is no excuse.
+            last(&shown_a) == last(&shown_b) && {
+                let differs: Vec<_> = shown_a.iter().zip(&shown_b).filter(|(a, b)| a != b).collect();
+                panic!("{differs:?}")
+            }
+        }
+    })
+    .await;
+    leader.stop().await;
     other.stop().await;
     store.close().await;
 }

@@ -226,7 +226,7 @@ impl Alerts {
             GapReason::Rewound => format!("Audit gap in {source}: the stream went back behind what had been read"),
             GapReason::Reset => format!("Audit gap in {source}: the stream was deleted and made anew"),
             GapReason::Unreadable => format!("Audit source {source} cannot be read"),
-            GapReason::Exhausted => format!("Audit source {source} can take no more entries: its ids are used up"),
+            GapReason::Exhausted => format!("Audit source {source} cannot be read any further: ids or places are used up"),
         };
         let from = gap.from.as_deref().unwrap_or("");
         let alert = Alert {

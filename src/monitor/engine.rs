@@ -74,6 +74,17 @@ pub enum Mark {
 /// Where live events go; `None` in a replay.
 pub type EventSink<'a> = Option<&'a mut (dyn FnMut(&Event<'_>, EntryId, &str) + Send)>;
 
+/// When an entry came.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// In the open slot.
+    pub time_ms: u64,
+    /// Its id's time, never later than the store's clock.
+    pub arrival_ms: u64,
+    /// Its id is so far ahead of the store's clock.
+    pub ahead_ms: Option<u64>,
+}
+
 struct Source {
     name: String,
     timezone: TimeZone,
@@ -93,16 +104,6 @@ pub struct Engine {
 struct SavedHeader {
     version: u32,
     streams: Vec<Saved>,
-}
-
-/// The times of an entry, Unix ms.
-pub struct When {
-    /// By the arrival clock: where it counts.
-    pub time_ms: u64,
-    /// Of its id, never later than the store's clock.
-    pub arrival_ms: u64,
-    /// Its id is so far ahead of the store's clock.
-    pub ahead_ms: Option<u64>,
 }
 
 impl Engine {
@@ -186,8 +187,8 @@ impl Engine {
     }
 
     /// Takes one entry in.
-    pub fn observe(&mut self, index: usize, entry: &Entry, when: When, effects: &mut Effects, sink: EventSink<'_>) {
-        let When { time_ms, arrival_ms, ahead_ms } = when;
+    pub fn observe(&mut self, index: usize, entry: &Entry, arrival: Arrival, effects: &mut Effects, sink: EventSink<'_>) {
+        let Arrival { time_ms, arrival_ms, ahead_ms } = arrival;
         let Some(stream) = self.streams.get_mut(index) else { return };
         stream.took(entry.id);
         let stream = &self.streams[index];

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     End, Monitor, Outage, RECORDS, Role, State,
-    engine::{Effects, Engine, EventSink, Mark, When},
+    engine::{Arrival, Effects, Engine, EventSink, Mark},
     streams::{Feeds, Hole, Stream},
 };
 use crate::{
@@ -176,13 +176,13 @@ pub(super) fn take_step(
     match step {
         Step::Observe { time_ms, item } => {
             let (index, entry) = item.item;
-            let when = When { time_ms, arrival_ms: entry.id.ms.min(now_ms), ahead_ms: None };
-            engine.observe(index, &entry, when, effects, sink);
+            let arrival = Arrival { time_ms, arrival_ms: entry.id.ms.min(now_ms), ahead_ms: None };
+            engine.observe(index, &entry, arrival, effects, sink);
         }
         Step::Future { time_ms, ahead_ms, item } => {
             let (index, entry) = item.item;
-            let when = When { time_ms, arrival_ms: now_ms, ahead_ms: Some(ahead_ms) };
-            engine.observe(index, &entry, when, effects, sink);
+            let arrival = Arrival { time_ms, arrival_ms: now_ms, ahead_ms: Some(ahead_ms) };
+            engine.observe(index, &entry, arrival, effects, sink);
         }
         Step::CloseTo(slot_end) => engine.close_to(slot_end, effects),
     }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    pin::{Pin, pin},
+    pin::pin,
     time::Duration,
 };
 
@@ -10,18 +10,17 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     End, Monitor, Outage, Role, State,
+    discover::{Found, Search},
     engine::Effects,
     follow::take_step,
-    is_glob, start_position,
-    streams::{Fault, Feeds, Stream},
+    streams::Fault,
 };
 use crate::{
     detect::{Merge, Step},
     event::{EntryId, Event},
     metrics::unix_ms,
-    source,
     store::{Entry, ReadReply, Reader, StoreError, StreamFault},
-    wire::{self, SourceState, SourceStatus},
+    wire,
 };
 
 /// Transitions in one commit at most, so that a script stays short.
@@ -34,24 +33,16 @@ const TAKEN_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Entries taken in before the lease, the heartbeat and the other tasks get their turn.
 const TAKEN_AT_ONCE: usize = 1024;
 const SLOTS_AT_ONCE: u64 = 1000;
-/// How often names and globs are looked up again: also as many times as long as looking took, for it goes through all keys.
-const DISCOVER_EVERY: Duration = Duration::from_millis(500);
-const DISCOVER_PAUSE: u32 = 20;
 /// A read waits no longer while a look is under way, or while a slot is held open by a stream that cannot be read.
 const SHORT_WAIT: Duration = Duration::from_millis(100);
 /// How often a stream that cannot be read is tried.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Streams held against the store at one slot's end; the others at the next ones.
 const COMPARE_MAX: usize = 64;
-/// Streams of one installation at most.
-const STREAMS_MAX: usize = 4096;
 /// A snapshot of metrics lasts a day (contract §4).
 const METRICS_TTL: Duration = Duration::from_secs(86_400);
 /// Snapshots of metrics that wait to be stored: what a day at the default interval has.
 const METRICS_HELD_MAX: usize = 1440;
-
-/// The keys that the names and globs of each source stand for.
-type Found = Result<Vec<(usize, Vec<String>)>, StoreError>;
 
 /// The leader's own part of the state.
 pub(super) struct Leader<'a> {
@@ -78,6 +69,8 @@ pub(super) struct Leader<'a> {
     pub(super) look_again: bool,
     /// Slot of the last commit.
     pub(super) committed_slot: u64,
+    /// When a slot was closed last, by our clock.
+    pub(super) closed_at: Instant,
     /// A stream was read to less than its end: more is there.
     pub(super) behind: bool,
     /// Taken in since the last commit.
@@ -88,24 +81,13 @@ pub(super) struct Leader<'a> {
     /// Streams that an earlier leader could not read, and said so.
     pub(super) unreadable: BTreeSet<String>,
     /// A look for streams that is under way, and one that has ended.
-    pub(super) search: Option<Pin<Box<dyn Future<Output = Found> + Send>>>,
+    pub(super) search: Option<Search>,
     pub(super) search_begun: Instant,
     pub(super) found: Option<Found>,
     /// It has been said that there are too many.
     pub(super) too_many: bool,
     /// Snapshots of metrics on their way: (slot's end, JSON).
     pub(super) metrics: VecDeque<(u64, String)>,
-}
-
-/// Before the first entry there is no time: what happens then happens in the slot that is open now, or that the oldest entry in
-/// hand will open.
-fn begin_time(l: &mut Leader<'_>) {
-    if l.state.engine.detector.last_slot() == 0 {
-        let now = l.merge.earliest_ms().unwrap_or(u64::MAX).min(l.merge.time());
-        let interval = l.state.engine.interval_ms().max(1);
-        // As a replay does it, which knows the slot only.
-        l.state.engine.close_to(now.saturating_sub(1) / interval * interval, &mut l.effects);
-    }
 }
 
 /// How many of the slots that ended in `(before, last]` are closed at `now` more than an interval after their end. The first slot
@@ -168,6 +150,7 @@ impl Monitor {
             reconnects: self.store.reconnects(),
             look_again: true,
             committed_slot: 0,
+            closed_at: now,
             behind: false,
             taken: 0,
             taken_bytes: 0,
@@ -221,6 +204,10 @@ impl Monitor {
         };
         self.role.send_replace(Role::Starting);
         self.metrics.active.set(0);
+        // Known to whoever leads.
+        for source in &self.settings.borrow().sources {
+            self.metrics.set_source_lag(&source.name, None);
+        }
         end
     }
 
@@ -274,6 +261,10 @@ impl Monitor {
         self.receive(l, &indices, reply);
         self.take(l).await?;
         self.mind_faults(l);
+        let open_for = l.closed_at.elapsed();
+        if open_for > self.stale_after() {
+            self.tell("positions", false, format!("no slot was closed for {:.0} s", open_for.as_secs_f64()));
+        }
         if l.effects.urgent() {
             self.commit(l).await?;
         }
@@ -282,91 +273,6 @@ impl Monitor {
             l.next_checkpoint = Instant::now() + self.options.checkpoint_interval;
         }
         Ok(())
-    }
-
-    /// Streams that are configured by name, and those that a glob finds. The first look is waited for; the others go on
-    /// beside the reading, for a store may hold many keys.
-    async fn discover(&mut self, l: &mut Leader<'_>) -> Result<(), Halt> {
-        if l.search.is_none() && l.found.is_none() && Instant::now() >= l.next_discover {
-            l.search = Some(self.search());
-            l.search_begun = Instant::now();
-        }
-        while !l.state.discovered
-            && let Some(search) = &mut l.search
-        {
-            tokio::select! {
-                found = search => (l.search, l.found) = (None, Some(found)),
-                () = sleep_until(l.next_lease) => self.renew(l).await?,
-                () = self.stop.cancelled() => return Err(Halt::Stopped),
-            }
-        }
-        if let Some(found) = l.found.take() {
-            l.next_discover = Instant::now() + DISCOVER_EVERY.max(l.search_begun.elapsed() * DISCOVER_PAUSE);
-            self.follow_streams(l, found?).await?;
-        }
-        Ok(())
-    }
-
-    fn search(&self) -> Pin<Box<dyn Future<Output = Found> + Send>> {
-        let (store, sources) = (self.store.clone(), self.settings.borrow().sources.clone());
-        Box::pin(async move {
-            let mut found = Vec::new();
-            for (index, source) in sources.iter().enumerate() {
-                let source::Kind::Stream { streams } = &source.kind else { continue };
-                for name in streams {
-                    let keys = if is_glob(name) { store.find_streams(name).await? } else { vec![name.clone()] };
-                    found.push((index, keys));
-                }
-            }
-            Ok(found)
-        })
-    }
-
-    /// Takes new streams up, and stores where each begins before anything of it is taken in: a replay must know.
-    async fn follow_streams(&mut self, l: &mut Leader<'_>, found: Vec<(usize, Vec<String>)>) -> Result<(), Halt> {
-        let sources = self.settings.borrow().sources.clone();
-        let mut any = false;
-        for (index, keys) in found {
-            let Some(source) = sources.get(index) else { continue };
-            for key in keys {
-                if l.state.engine.stream_index(&key).is_some() {
-                    continue;
-                }
-                if l.state.engine.streams.len() >= STREAMS_MAX {
-                    if !std::mem::replace(&mut l.too_many, true) {
-                        tracing::warn!("there are more than {STREAMS_MAX} streams: {key} and others are not followed");
-                        begin_time(l);
-                        l.state.engine.exhausted(index as u16, &key, &mut l.effects);
-                    }
-                    continue;
-                }
-                // Whole, if it came to be while we were looking or is not there yet; else from where the source says.
-                let new = self.seen_before(l, index) || matches!(self.store.stream_info(&key).await?, Ok(None));
-                let position = if new { EntryId::ZERO } else { start_position(source.start, self.store.now_ms().await?) };
-                let added = l.state.engine.add_stream(Stream::new(key.clone(), Feeds::Source(index as u16), position));
-                let at = l.merge.add(&key);
-                debug_assert_eq!(added, at);
-                any = true;
-            }
-        }
-        if !std::mem::replace(&mut l.state.discovered, true) {
-            // From now on a stream that appears is read whole. What nobody wants to read any more is no trouble any more.
-            let gone: Vec<String> =
-                l.unreadable.iter().filter(|key| l.state.engine.stream_index(key).is_none()).cloned().collect();
-            for key in gone {
-                l.unreadable.remove(&key);
-                l.state.engine.readable(&key, &mut l.effects);
-            }
-        }
-        if any {
-            self.commit(l).await?;
-        }
-        Ok(())
-    }
-
-    /// Whether the streams of a source have been looked up before, so that a new one is one that was made meanwhile.
-    fn seen_before(&self, l: &Leader<'_>, source: usize) -> bool {
-        l.state.discovered || l.state.engine.streams.iter().any(|s| s.feeds == Feeds::Source(source as u16) && s.existed)
     }
 
     /// Reads what there is, or waits for it until something else is due. `None`: told to stop.
@@ -533,6 +439,7 @@ impl Monitor {
         if closed {
             self.metrics.slots_late.inc_by(late(slot_before, slot, l.store_ms, l.state.engine.interval_ms()));
             self.publish(&l.state.engine, self.crossed_snapshot(slot_before, slot));
+            l.closed_at = Instant::now();
             self.tell("positions", true, format!("slot {slot} closed"));
             self.compare(l, COMPARE_MAX).await?;
         }
@@ -620,95 +527,6 @@ impl Monitor {
             }
             l.metrics.pop_front();
         }
-        Ok(())
-    }
-
-    /// Streams that have failed for too long leave the vote, and are told of.
-    fn mind_faults(&mut self, l: &mut Leader<'_>) {
-        let lag_max = self.options.source_lag_max;
-        let mut failing = Vec::new();
-        for index in 0..l.state.engine.streams.len() {
-            let stream = &mut l.state.engine.streams[index];
-            let out = stream.out_of_vote(lag_max);
-            let Some(fault) = &mut stream.fault else { continue };
-            if out && !fault.told {
-                fault.told = true;
-                l.merge.set_voting(index, false);
-                // An earlier leader may have raised it.
-                if !l.unreadable.contains(&stream.key) {
-                    begin_time(l);
-                    l.state.engine.unreadable(index, &mut l.effects);
-                }
-            }
-            let stream = &l.state.engine.streams[index];
-            if let Some(fault) = &stream.fault {
-                failing.push(format!("{}: {}", stream.key, fault.text));
-            }
-        }
-        if failing.is_empty() {
-            self.tell("source", true, "read".to_owned());
-        } else {
-            self.tell("source", false, failing.join("; "));
-        }
-        self.tell_sources(l, true);
-    }
-
-    /// The state of each source to the hub, which tells its clients of changes.
-    pub(super) fn tell_sources(&self, l: &Leader<'_>, store_up: bool) {
-        let settings = self.settings.borrow();
-        for (index, source) in settings.sources.iter().enumerate() {
-            let own = |s: &&Stream| s.feeds == Feeds::Source(index as u16);
-            let mut state = SourceState::Ok;
-            if !store_up {
-                let long = l.outage.since.is_some_and(|s| s.elapsed() >= self.options.source_lag_max);
-                state = if long { SourceState::Down } else { SourceState::Stalled };
-            } else {
-                for stream in l.state.engine.streams.iter().filter(own) {
-                    match &stream.fault {
-                        Some(fault) if fault.told => state = SourceState::Down,
-                        Some(_) if state == SourceState::Ok => state = SourceState::Stalled,
-                        _ => {}
-                    }
-                }
-            }
-            let lag = l.state.engine.streams.iter().filter(own).try_fold(0, |sum, s| s.lag.map(|lag| sum + lag));
-            self.metrics.set_source_lag(&source.name, lag);
-            self.hub.push_source(SourceStatus { source: source.name.clone(), status: state, since_ms: l.store_ms });
-        }
-    }
-
-    /// Holds positions against what the store says of the streams.
-    async fn compare(&mut self, l: &mut Leader<'_>, at_most: usize) -> Result<(), Halt> {
-        let n = l.state.engine.streams.len();
-        for step in 0..n.min(at_most) {
-            let index = (l.compare_from + step) % n;
-            let stream = &l.state.engine.streams[index];
-            if stream.fault.is_some() {
-                continue;
-            }
-            let Ok(info) = self.store.stream_info(&stream.key).await? else { continue };
-            if l.state.engine.streams[index].held > 0 {
-                // In the middle of a backlog there is nothing to compare, but a lag to be told.
-                if let Some(info) = info {
-                    l.state.engine.streams[index].look_behind(&info);
-                }
-                continue;
-            }
-            let found = l.state.engine.streams[index].compare(info);
-            if let Some(hole) = found {
-                tracing::error!(
-                    "audit gap in the stream {} ({:?}): behind {}, {} missed",
-                    l.state.engine.streams[index].key,
-                    hole.reason,
-                    hole.from,
-                    hole.missed.map_or("an unknown number".to_owned(), |n| n.to_string()),
-                );
-                begin_time(l);
-                l.state.engine.hole(index, hole, &mut l.effects);
-                self.commit(l).await?;
-            }
-        }
-        l.compare_from = if n == 0 { 0 } else { (l.compare_from + at_most.min(n)) % n };
         Ok(())
     }
 }

@@ -22,9 +22,11 @@ use crate::{
     wire,
 };
 
+mod discover;
 mod engine;
 mod fenced;
 mod follow;
+mod holes;
 mod lead;
 mod streams;
 
