@@ -230,6 +230,18 @@ fn the_guides_variables_count() {
     }
 }
 
+/// A file of the guides with keys of one's own in it.
+fn own_keys(text: &str) -> String {
+    [
+        "your-super-secure-jwt-secret-key-here",
+        "your-super-secret-jwt-key-here",
+        "your-aes-256-encryption-key-here",
+        "your-fernet-encryption-key-here",
+    ]
+    .iter()
+    .fold(text.to_owned(), |text, sample| text.replace(sample, SECRET))
+}
+
 /// The guides' own files, as they print them. Their sample keys are refused, and nothing else is.
 #[test]
 fn the_guides_files_are_read() {
@@ -250,13 +262,17 @@ fn the_guides_files_are_read() {
              # Session Configuration\nSESSION_TIMEOUT_MINUTES=30\nREFRESH_TOKEN_MINUTES=10080  # 7 days\n";
     for text in [a, b] {
         let error = load(text).unwrap_err();
-        let sample = "JWT_SECRET_KEY: auth.secret: JWT_SECRET_KEY is the sample text of the guide";
-        assert!(error.contains(sample) && error.lines().count() == 1, "{error}");
-        let own = text.replace("your-super-secure-jwt-secret-key-here", SECRET).replace("your-super-secret-jwt-key-here", SECRET);
-        let config = load(&own).unwrap();
+        for sample in [
+            "JWT_SECRET_KEY: auth.secret: JWT_SECRET_KEY is the sample text of the guide",
+            "ENCRYPTION_KEY: encryption.key: ENCRYPTION_KEY is the sample text of the guide",
+        ] {
+            assert!(error.contains(sample), "{error}");
+        }
+        assert_eq!(error.lines().count(), 2, "{error}");
+        let config = load(&own_keys(text)).unwrap();
         assert_eq!(config.sign_in.refresh_ttl, Duration::from_secs(7 * 86_400));
     }
-    let config = load(&a.replace("your-super-secure-jwt-secret-key-here", SECRET)).unwrap();
+    let config = load(&own_keys(a)).unwrap();
     assert_eq!((config.http.rate_general, config.http.cors_origins.len()), (10, 1));
     assert!(matches!(&config.store.target, Target::Redis(url) if url == "redis://:your-redis-password@localhost:6379/0"));
 }
@@ -365,8 +381,30 @@ fn a_reload_tells_what_is_live_from_what_needs_a_restart() {
 
     let names_a_new_metric =
         with(&[], Some("[metrics.orders]\nevents = [\"o_*\"]\n[[threshold]]\nname = \"few\"\nmetric = \"orders\"\nbelow = 1\n"));
-    let error = old.with_live(&names_a_new_metric).unwrap_err().to_string();
-    assert!(error.contains("there is no metric \"orders\""), "{error}");
+    // What stands on a metric that only a restart makes waits with it; the rest is applied.
+    let diff = Config::diff(&old, &names_a_new_metric);
+    assert_eq!(diff.waiting, [("few".to_owned(), "orders".to_owned())]);
+    assert!(diff.restart.contains(&"threshold.few.below".to_owned()), "{:?}", diff.restart);
+    assert!(!diff.live.iter().any(|key| key.starts_with("threshold.few")), "{:?}", diff.live);
+    let applied = old.with_live(&names_a_new_metric).unwrap();
+    assert!(applied.detect.thresholds.iter().all(|t| t.name != "few"));
+    assert_eq!(applied.detect.counts.len(), old.detect.counts.len());
+}
+
+#[test]
+fn a_threshold_that_moves_to_a_new_metric_stays_where_it_is_until_a_restart() {
+    let old = with(&[], None);
+    let new = with(
+        &[],
+        Some(
+            "[metrics.orders]\nevents = [\"o_*\"]\n[log]\nlevel = \"debug\"\n\
+             [[threshold]]\nname = \"high_failed_login_rate\"\nmetric = \"orders\"\nabove = 7\n",
+        ),
+    );
+    let applied = old.with_live(&new).unwrap();
+    assert_eq!(applied.detect.thresholds, old.detect.thresholds);
+    assert_eq!(applied.log.level, "debug");
+    assert_eq!(Config::diff(&old, &new).live, ["log.level"]);
 }
 
 #[test]

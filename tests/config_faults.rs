@@ -463,3 +463,19 @@ fn no_secret_shows_in_any_fault() {
         assert!(!text.contains("hunter2"), "{text}");
     }
 }
+
+#[test]
+fn a_variable_of_a_threshold_that_is_not_there_is_told_which_there_are() {
+    check_env(
+        &[("AUDITCAST__THRESHOLD__NOPE__ABOVE", "3")],
+        r#"
+environment AUDITCAST__THRESHOLD__NOPE__ABOVE: threshold.nope.metric: expected the name of a metric, found nothing; without one there is no threshold "nope" yet, there are "high_failed_login_rate", "high_rate_limit_violations"
+"#,
+    );
+    check_env(
+        &[("AUDITCAST__THRESHOLD__HIGH_FAILED_LOGINRATE__ABOVE", "3")],
+        r#"
+environment AUDITCAST__THRESHOLD__HIGH_FAILED_LOGINRATE__ABOVE: threshold.high_failed_loginrate.metric: expected the name of a metric, found nothing; without one there is no threshold "high_failed_loginrate" yet, did you mean "high_failed_login_rate"?
+"#,
+    );
+}

@@ -66,12 +66,16 @@ const SAMPLE_SECRETS: [&str; 5] = [
     "your-redis-password",
 ];
 
+/// Whether a key or password is a sample text of A or B (contract §10): in any case, white space around it ignored.
+pub fn is_sample(secret: &[u8]) -> bool {
+    SAMPLE_SECRETS.contains(&String::from_utf8_lossy(secret).trim().to_lowercase().as_str())
+}
+
 impl Options {
     /// Refuses a key that protects nothing: under [`SECRET_BYTES_MIN`] bytes, or a sample text of A or B (contract §10). The
     /// answer says what is wrong and never what the key is.
     pub fn check(secret: &Secret) -> Result<(), String> {
-        let text = String::from_utf8_lossy(&secret.0).trim().to_lowercase();
-        if SAMPLE_SECRETS.contains(&text.as_str()) {
+        if is_sample(&secret.0) {
             return Err("JWT_SECRET_KEY is the sample text of the guide, which everybody knows; make one of your own".to_owned());
         }
         if secret.0.len() < SECRET_BYTES_MIN {

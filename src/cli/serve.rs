@@ -13,8 +13,8 @@ use crate::{
     server::{self, Handle, Server, ServerError},
 };
 
-/// `ready` is printed when this node leads or follows; where the store is away, after so long all the same: the daemon is up, and
-/// `/readyz` says what it lacks.
+/// `ready` is printed when this node leads or follows, however long the store is away; after so long that is told once. What is
+/// lacking stands in `/readyz`.
 const READY_WAIT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, Default, Args)]
@@ -48,11 +48,21 @@ pub async fn run(global: Global, _args: Serve) -> Result<(), Failure> {
 }
 
 async fn say_ready(mut handle: Handle) {
-    let started = handle.role.wait_for(|role| matches!(role, Role::Leading | Role::Following));
-    if tokio::time::timeout(READY_WAIT, started).await.is_err() {
-        tracing::warn!("the daemon is up, but its store cannot be used yet");
+    let started = handle.role.wait_for(|role| matches!(role, Role::Leading | Role::Following | Role::Stopped));
+    tokio::pin!(started);
+    let known = |role: Result<_, _>| role.ok().map(|role: tokio::sync::watch::Ref<'_, Role>| *role);
+    let soon = tokio::time::timeout(READY_WAIT, &mut started).await.map(known);
+    let role = match soon {
+        Ok(role) => role,
+        Err(_) => {
+            tracing::warn!("the store cannot be used yet; `ready` follows when it can, /readyz says what is lacking");
+            known(started.await)
+        }
+    };
+    // A daemon that ended on its way was never ready.
+    if matches!(role, Some(Role::Leading | Role::Following)) {
+        terminal::line("ready");
     }
-    terminal::line("ready");
 }
 
 /// Ends the daemon in order at SIGTERM or Ctrl-C; a second signal ends it at once.
@@ -92,6 +102,11 @@ fn reload_on_signal(
                 Ok((diff, live)) => {
                     if !diff.restart.is_empty() {
                         tracing::warn!("these keys take effect at the next start: {}", diff.restart.join(", "));
+                    }
+                    for (threshold, metric) in &diff.waiting {
+                        tracing::warn!(
+                            "the metric {metric} is new and takes effect at the next start, and with it the threshold {threshold}"
+                        );
                     }
                     let what =
                         if diff.live.is_empty() { "nothing that is applied at once".to_owned() } else { diff.live.join(", ") };

@@ -22,6 +22,8 @@ const PATTERN_BYTES_MAX: usize = 256;
 const PATTERNS_MAX: usize = 1000;
 const THRESHOLDS_MAX: usize = 1000;
 const LABELS_MAX: usize = 16;
+/// Thresholds that a fault names.
+const NAMED_MAX: usize = 10;
 const MESSAGE_CHARS_MAX: usize = 512;
 /// What [`Lists`] has room for beside the eight of the contract.
 const OWN_METRICS_MAX: usize = 56;
@@ -303,6 +305,7 @@ fn window(ask: &Ask<'_>, times: &Times) -> u64 {
 
 fn thresholds(list: &Ask<'_>, scalars: &[&str]) -> Vec<Threshold> {
     let mut thresholds = Vec::new();
+    let known: Vec<String> = list.names().into_iter().filter(|name| list.section(name).has("metric")).collect();
     for name in list.names() {
         if !is_name(&name) {
             list.fault(&name, format!("expected a name of 1 to 64 of a-z, 0-9 and _, found {}", quoted(&name)));
@@ -310,7 +313,7 @@ fn thresholds(list: &Ask<'_>, scalars: &[&str]) -> Vec<Threshold> {
             list.fault(&name, format!("the name \"{name}\" is taken by a rule of auditcast's own"));
         }
         let ask = list.section(&name);
-        thresholds.extend(threshold(name, &ask, scalars));
+        thresholds.extend(threshold(name, &ask, scalars, &known));
         ask.done();
     }
     if thresholds.len() > THRESHOLDS_MAX {
@@ -320,8 +323,21 @@ fn thresholds(list: &Ask<'_>, scalars: &[&str]) -> Vec<Threshold> {
     thresholds
 }
 
-fn threshold(name: String, ask: &Ask<'_>, scalars: &[&str]) -> Option<Threshold> {
-    let metric = ask.text_where("metric", "the name of a metric", |text| !text.is_empty());
+fn threshold(name: String, ask: &Ask<'_>, scalars: &[&str], known: &[String]) -> Option<Threshold> {
+    let expected = "the name of a metric";
+    let metric = if ask.has("metric") {
+        ask.text_where("metric", expected, |text| !text.is_empty())
+    } else {
+        ask.passed("metric");
+        // Most often the name of one that is there was meant.
+        let meant = match nearest(&name, known.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean {}?", quoted(near)),
+            None => format!("there are {}", known.iter().take(NAMED_MAX).map(|k| quoted(k)).collect::<Vec<_>>().join(", ")),
+        };
+        let text = format!("expected {expected}, found nothing; without one there is no threshold {} yet, {meant}", quoted(&name));
+        ask.fault("metric", text);
+        String::new()
+    };
     if !metric.is_empty() && !scalars.contains(&metric.as_str()) {
         let near =
             nearest(&metric, scalars.iter().copied()).map(|near| format!(", did you mean \"{near}\"?")).unwrap_or_default();

@@ -76,6 +76,8 @@ pub struct Diff {
     pub live: Vec<String>,
     /// Keys that need a restart.
     pub restart: Vec<String>,
+    /// Thresholds on a metric that only a restart makes, with that metric: left as they are until then.
+    pub waiting: Vec<(String, String)>,
 }
 
 impl Config {
@@ -151,7 +153,7 @@ impl Config {
 
     /// Which keys have other values in `new`, and which of them need a restart. Sorted.
     pub fn diff(old: &Config, new: &Config) -> Diff {
-        let mut diff = Diff::default();
+        let mut diff = Diff { waiting: old.waiting(new), ..Diff::default() };
         let value = |config: &Config, key: &str| -> Option<String> {
             config.settings.iter().find(|s| s.key == key).map(|s| s.canonical.clone())
         };
@@ -162,20 +164,49 @@ impl Config {
             if value(old, key) == value(new, key) {
                 continue;
             }
-            let place = if is_live(old, new, key) { &mut diff.live } else { &mut diff.restart };
+            let waits = diff.waiting.iter().any(|(name, _)| {
+                key.strip_prefix("threshold.").and_then(|rest| rest.strip_prefix(name)).is_some_and(|rest| rest.starts_with('.'))
+            });
+            let place = if is_live(old, new, key) && !waits { &mut diff.live } else { &mut diff.restart };
             place.push(key.to_owned());
         }
         diff
     }
 
-    /// This configuration with what `new` changes at once; what needs a restart stays as it is. Fails where the two do not fit,
-    /// such as a threshold on a metric that only a restart makes.
+    /// The thresholds of `new` on metrics of the user's own that this configuration does not have, with these metrics.
+    fn waiting(&self, new: &Config) -> Vec<(String, String)> {
+        let Some(tree::Value::Table(thresholds)) = new.tree.get("threshold").map(|node| &node.value) else { return Vec::new() };
+        let metric = |rule: &tree::Node| match &rule.value {
+            tree::Value::Table(rule) => match rule.get("metric").map(|node| &node.value) {
+                Some(tree::Value::Text(metric) | tree::Value::Raw(metric)) => Some(metric.clone()),
+                _ => None,
+            },
+            _ => None,
+        };
+        let has = |config: &Config, metric: &str| config.tree.path(&["metrics", metric]).is_some();
+        let named = thresholds.entries.iter().filter_map(|(name, rule)| Some((name.clone(), metric(rule)?)));
+        named.filter(|(_, metric)| has(new, metric) && !has(self, metric)).collect()
+    }
+
+    /// This configuration with what `new` changes at once; what needs a restart stays as it is, and so do thresholds on a metric
+    /// that only a restart makes. Fails where the two
+    /// do not fit, such as patterns that are too many together.
     pub fn with_live(&self, new: &Config) -> Result<Config, ConfigError> {
         let mut tree = self.tree.clone();
+        let kept: Vec<(String, Option<tree::Node>)> =
+            self.waiting(new).into_iter().map(|(name, _)| (name.clone(), self.tree.path(&["threshold", &name]).cloned())).collect();
         for section in ["threshold", "severity", "privacy"] {
             tree.remove(section);
             if let Some(node) = new.tree.get(section) {
                 tree.set(section, node.clone());
+            }
+        }
+        if let Some(tree::Value::Table(thresholds)) = tree.get_mut("threshold").map(|node| &mut node.value) {
+            for (name, before) in kept {
+                match before {
+                    Some(node) => thresholds.set(&name, node),
+                    None => drop(thresholds.remove(&name)),
+                }
             }
         }
         for path in [["monitor", "alert_events_at"], ["log", "level"]] {

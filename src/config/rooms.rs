@@ -134,7 +134,9 @@ pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<F
     });
 
     let encryption = root.section("encryption");
-    encryption.secret("key");
+    if encryption.secret("key").is_some_and(|key| auth::is_sample(&key)) {
+        encryption.fault("key", "ENCRYPTION_KEY is the sample text of the guide, which everybody knows; make one of your own");
+    }
     encryption.word("algorithm", &["AES-256-GCM"]);
     encryption.done();
 

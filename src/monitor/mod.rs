@@ -191,7 +191,7 @@ impl Monitor {
             match end {
                 Ok(End::Stopped) => return Ok(()),
                 Ok(End::Again | End::Lead { .. }) => {}
-                Err(StoreError::Format(text)) => return Err(MonitorError(text)),
+                Err(StoreError::Format(text) | StoreError::NoScripts(text)) => return Err(MonitorError(text)),
                 Err(error) => {
                     self.store_down(&mut outage, &error);
                     tokio::select! {

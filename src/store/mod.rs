@@ -248,8 +248,10 @@ pub enum StoreError {
     Unavailable(String),
     /// Another node has the lease.
     Fenced,
-    /// Wrong password, no permission, no EVAL: somebody must act.
+    /// Wrong password, no permission: somebody must act.
     Refused(String),
+    /// Scripts (EVAL, EVALSHA) are forbidden: nothing can be done here (contract §9).
+    NoScripts(String),
     /// Written by a newer version, or by something else.
     Format(String),
     /// Anything else.
@@ -260,9 +262,11 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StoreError::Fenced => f.write_str("another node holds the lease"),
-            StoreError::Unavailable(text) | StoreError::Refused(text) | StoreError::Format(text) | StoreError::Broken(text) => {
-                f.write_str(text)
-            }
+            StoreError::Unavailable(text)
+            | StoreError::Refused(text)
+            | StoreError::NoScripts(text)
+            | StoreError::Format(text)
+            | StoreError::Broken(text) => f.write_str(text),
         }
     }
 }

@@ -143,7 +143,7 @@ impl From<StoreError> for Response {
         let kind = match &error {
             StoreError::Unavailable(_) => ErrorKind::Unavailable,
             StoreError::Fenced => ErrorKind::Fenced,
-            StoreError::Refused(_) => ErrorKind::Refused,
+            StoreError::Refused(_) | StoreError::NoScripts(_) => ErrorKind::Refused,
             StoreError::Format(_) => ErrorKind::Format,
             StoreError::Broken(_) => ErrorKind::Broken,
         };

@@ -227,14 +227,13 @@ impl Link {
             }
             pipeline
         };
-        let reply = self.ask(&command("EVALSHA", &script.sha)).await?.pop();
+        let mut reply = self.ask(&command("EVALSHA", &script.sha)).await?.pop();
+        if matches!(&reply, Some(Value::ServerError(error)) if error.code() == "NOSCRIPT") {
+            reply = self.ask(&command("EVAL", script.text)).await?.pop();
+        }
         match reply {
-            Some(Value::ServerError(error)) if error.code() == "NOSCRIPT" => {
-                let reply = self.ask(&command("EVAL", script.text)).await?.pop();
-                self.reply(reply)
-            }
             Some(Value::ServerError(error)) if error.code() == "NOPERM" && names_eval(&error) => {
-                Err(StoreError::Refused(format!(
+                Err(StoreError::NoScripts(format!(
                     "Redis at {} does not let this user run EVAL and EVALSHA, which auditcast needs: allow them in the ACL",
                     self.address
                 )))
