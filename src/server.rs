@@ -387,7 +387,21 @@ async fn listen(address: SocketAddr, key: &str) -> Result<TcpListener, ServerErr
         socket.listen(4096)?;
         TcpListener::from_std(socket.into())
     };
-    bind().map_err(|e| ServerError::Run(format!("could not listen on {address} ({key}): {e}")))
+    bind().map_err(|e| {
+        let remedy = listen_remedy(&e);
+        let remedy = if remedy.is_empty() { String::new() } else { format!("; {remedy}") };
+        ServerError::Run(format!("could not listen on {address} ({key}): {e}{remedy}"))
+    })
+}
+
+/// What to do about an address that cannot be taken; empty where the error itself says all.
+pub fn listen_remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another process has this port: end that one, or take another port",
+        io::ErrorKind::PermissionDenied => "ports below 1024 need the right CAP_NET_BIND_SERVICE: grant it, or take another port",
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address: take one that it has",
+        _ => "",
+    }
 }
 
 /// Host, process and chance: two daemons never share one, also not on one host or after a restart.

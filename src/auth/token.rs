@@ -28,10 +28,24 @@ pub fn verify(options: &Options, token: &str, now_ms: u64) -> Result<Principal, 
 /// What a token says, unchecked: for `token inspect` only.
 pub fn inspect(token: &str) -> Result<(Value, Value), Refusal> {
     shape(token)?;
-    let not_a_token = |_| Refusal::invalid("the token cannot be read");
-    let data = jsonwebtoken::dangerous::insecure_decode::<Value>(token).map_err(not_a_token)?;
+    jsonwebtoken::decode_header(token).map_err(|error| unreadable_header(&error))?;
+    let data = jsonwebtoken::dangerous::insecure_decode::<Value>(token)
+        .map_err(|_| Refusal::invalid("the token's claims are not base64url of JSON"))?;
     let header = serde_json::to_value(data.header).map_err(|_| Refusal::invalid("the token's header cannot be read"))?;
     Ok((header, data.claims))
+}
+
+/// The crate's own texts may quote the token: all that is taken from them is the name of an algorithm.
+fn unreadable_header(error: &jsonwebtoken::errors::Error) -> Refusal {
+    let ErrorKind::Json(why) = error.kind() else {
+        return Refusal::invalid("the token's header is not base64url of JSON");
+    };
+    let why = why.to_string();
+    let named = why.strip_prefix("unknown variant `").and_then(|rest| rest.split_once('`')).map(|(name, _)| name);
+    match named.filter(|name| name.len() <= 16 && name.bytes().all(|b| b.is_ascii_alphanumeric())) {
+        Some(name) => Refusal::invalid(format!("the token's algorithm is {name}, none of HS256, HS384 and HS512")),
+        None => Refusal::invalid("the token's header is not the JSON of a token's, with an algorithm of HS256, HS384 or HS512"),
+    }
 }
 
 fn shape(token: &str) -> Result<(), Refusal> {

@@ -25,5 +25,8 @@ pub fn run(global: &Global, _args: &Check) -> Result<(), Failure> {
     if config.secret().is_none() {
         eprintln!("auth.secret is not set: `serve` does not start without it, {}", super::token::HOW_TO_MAKE_A_SECRET);
     }
+    if let Some(text) = super::tight_rate(&config) {
+        eprintln!("{text}: pages will be refused with 429 now and then");
+    }
     Ok(())
 }

@@ -3,12 +3,16 @@
 //! `--pre` is what must hold before the daemon runs, `--post` what must hold while it does; without either both are looked at,
 //! the second part where a daemon answers.
 
-use std::net::TcpListener;
+use std::{io::ErrorKind, net::TcpListener};
 
 use clap::Args;
 
-use super::{Failure, Global, health, reach::Reach, terminal, token};
-use crate::{config::Config, source::Kind, store::Target};
+use super::{
+    Failure, Global, health,
+    reach::{self, Reach},
+    terminal, token,
+};
+use crate::{auth, config::Config, server, source::Kind, store::Target};
 
 mod daemon;
 mod store;
@@ -90,18 +94,20 @@ pub async fn run(global: &Global, args: &Doctor) -> Result<(), Failure> {
 /// A's checklist before deployment: what is configured, and what it stands on.
 async fn before(report: &mut Report, config: &Config) {
     exposure(report, config);
-    match Reach::open(config).await {
-        Ok(reach) => {
+    // To look is not to make.
+    let absent = match &config.store.target {
+        Target::Embedded(dir) => matches!(std::fs::metadata(dir), Err(error) if error.kind() == ErrorKind::NotFound),
+        Target::Redis(_) => false,
+    };
+    match if absent { None } else { Some(Reach::open(config).await) } {
+        None => report.ok("store", format!("{} is not there yet, the first start makes it", config.store_shown())),
+        Some(Ok(reach)) => {
             report.ok("store", format!("{} answers and runs scripts", reach.describe()));
             store::check(report, config, &reach).await;
             reach.close().await;
         }
-        Err(error) => {
-            let remedy = match &config.store.target {
-                Target::Redis(_) => "start it, or correct REDIS_URL and REDIS_PASSWORD",
-                Target::Embedded(_) => "make the directory writable, or correct store.url",
-            };
-            report.fail("store", format!("{}: {error}", config.store_shown()), remedy);
+        Some(Err(error)) => {
+            report.fail("store", format!("{}: {error}", config.store_shown()), reach::remedy(&error));
         }
     }
     if let Target::Embedded(dir) = &config.store.target {
@@ -132,6 +138,11 @@ fn secrets(report: &mut Report, config: &Config) {
             }
         }
         None => report.fail("secret", "no signing key is set", token::HOW_TO_MAKE_A_SECRET),
+    }
+    if let Target::Redis(url) = &config.store.target
+        && redis_password(url).is_some_and(|password| auth::is_sample(password.as_bytes()))
+    {
+        report.warn("secret", "REDIS_PASSWORD is the sample text of the guide, which everybody knows", "set one of your own");
     }
     // A key in a file that everybody may read is everybody's.
     #[cfg(unix)]
@@ -177,9 +188,19 @@ fn exposure(report: &mut Report, config: &Config) {
     let (http, sign_in) = (&config.http, &config.sign_in);
     let window = humantime::format_duration(http.rate_window);
     let text = format!("{} API requests and {} sign-ins per client in {window}", http.rate_general, sign_in.rate_auth);
-    report.ok("rate limits", text);
+    match super::tight_rate(config) {
+        Some(text) => report.warn("rate limits", text, "allow 60 a minute or more"),
+        None => report.ok("rate limits", text),
+    }
     let retention = humantime::format_duration(config.store.alerts_retention);
     report.ok("retention", format!("alerts are kept {retention}, at most {}", config.store.alerts_max));
+}
+
+/// The password in a URL of Redis, as it stands there; the guides' sample has nothing in it that would be encoded.
+fn redis_password(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let (user, _) = rest.split(['/', '?', '#']).next()?.rsplit_once('@')?;
+    user.split_once(':').map(|(_, password)| password)
 }
 
 /// What an eavesdropper on the way to this Redis would like: (what, what to do).
@@ -211,7 +232,7 @@ fn listeners(report: &mut Report, config: &Config) {
     for (name, address) in [("listen.public", config.public), ("listen.ops", config.ops)] {
         match TcpListener::bind(address) {
             Ok(_) => report.ok(name, format!("{address} is free")),
-            Err(error) => report.fail(name, format!("{address}: {error}"), "take another port, or end who has it"),
+            Err(error) => report.fail(name, format!("{address}: {error}"), server::listen_remedy(&error)),
         }
     }
 }

@@ -10,7 +10,11 @@ use serde_json::{Map, Value};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
 use super::{Failure, Global, reach, reach::Reach, terminal};
-use crate::{config::Config, event::EntryId, event::Severity, source::Kind};
+use crate::{
+    config::Config,
+    event::{EVENT_TYPE_BYTES_MAX, EntryId, Severity},
+    source::Kind,
+};
 
 /// Longest entry that is read (contract §3).
 const ENTRY_BYTES_MAX: usize = 64 << 10;
@@ -23,7 +27,7 @@ const READ_BYTES: usize = 256 << 10;
 #[derive(Clone, Debug, Default, Args)]
 pub struct Emit {
     /// Type of the event, such as auth.failed
-    #[arg(value_name = "EVENT_TYPE", required_unless_present = "file", conflicts_with = "file")]
+    #[arg(value_name = "EVENT_TYPE", value_parser = type_arg, required_unless_present = "file", conflicts_with = "file")]
     pub event_type: Option<String>,
     /// User id
     #[arg(long, value_name = "ID", conflicts_with = "file")]
@@ -61,6 +65,18 @@ fn detail_arg(text: &str) -> Result<(String, Value), String> {
     let (name, value) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or("expected NAME=VALUE")?;
     let read = serde_json::from_str(value).ok().filter(|v: &Value| v.is_number() || v.is_boolean());
     Ok((name.to_owned(), read.unwrap_or_else(|| value.into())))
+}
+
+/// The rule for names of types (contract §3).
+fn is_type(text: &str) -> bool {
+    (1..=EVENT_TYPE_BYTES_MAX).contains(&text.trim().len())
+}
+
+fn type_arg(text: &str) -> Result<String, String> {
+    match is_type(text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("expected 1 to {EVENT_TYPE_BYTES_MAX} bytes, found {}", text.trim().len())),
+    }
 }
 
 pub async fn run(global: &Global, args: Emit) -> Result<(), Failure> {
@@ -160,8 +176,10 @@ fn line_entry(line: &str) -> Result<Option<Vec<(String, String)>>, String> {
         return Err(format!("it has {} bytes, at most {ENTRY_BYTES_MAX} are read", json.len()));
     }
     let object: Map<String, Value> = serde_json::from_str(json).map_err(|error| format!("it is not a JSON object: {error}"))?;
-    if !object.contains_key("event_type") {
-        return Err("it has no event_type".to_owned());
+    match object.get("event_type") {
+        None => return Err("it has no event_type".to_owned()),
+        Some(Value::String(name)) if is_type(name) => {}
+        Some(_) => return Err(format!("its event_type is not a text of 1 to {EVENT_TYPE_BYTES_MAX} bytes")),
     }
     // The text as it stands: numbers keep their digits.
     Ok(Some(vec![("data".to_owned(), json.to_owned())]))
@@ -200,6 +218,7 @@ async fn lines<R: AsyncRead + Unpin>(store: &Reach, stream: &str, mut input: Buf
     }
     match bad {
         0 => Ok(()),
+        1 => Err(Failure::run(format!("1 line of {shown} was skipped"))),
         bad => Err(Failure::run(format!("{bad} lines of {shown} were skipped"))),
     }
 }
@@ -246,6 +265,8 @@ mod tests {
             ("2024-01-15 INFO security: {\"event_type\":\"A\",\"n\":1.50}\n", data("{\"event_type\":\"A\",\"n\":1.50}")),
             ("no object", Err("it holds no JSON object".to_owned())),
             ("{\"x\":1}", Err("it has no event_type".to_owned())),
+            ("{\"event_type\":\" \"}", Err("its event_type is not a text of 1 to 256 bytes".to_owned())),
+            ("{\"event_type\":7}", Err("its event_type is not a text of 1 to 256 bytes".to_owned())),
         ] {
             assert_eq!(line_entry(line), wanted, "{line:?}");
         }

@@ -6,6 +6,7 @@ use clap::Args;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, StatusCode, body::Bytes, header};
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::{net::TcpStream, time};
 
 use super::{Failure, Global, terminal};
@@ -30,13 +31,39 @@ pub async fn run(global: &Global, args: &Health) -> Result<(), Failure> {
         Some(url) => url.clone(),
         None => ops_url(global.load()?.ops)?,
     };
+    authority(&base).map_err(Failure::Usage)?;
     let path = if args.ready { "/readyz" } else { "/livez" };
     let (status, body) = get(&base, path, None).await.map_err(Failure::run)?;
     if status.is_success() {
         return Ok(());
     }
-    let body: String = terminal::plain(body.trim()).chars().take(SHOWN_CHARS_MAX).collect();
-    Err(Failure::run(format!("{base}{path} answered {}: {body}", status.as_u16())))
+    let why = match unwell(&body) {
+        Some(why) if args.ready => format!("{base} is not ready: {why}"),
+        Some(why) => format!("{base} does not go forward: {why}"),
+        None => format!("{base}{path} answered {}: {body}", status.as_u16(), body = body.trim()),
+    };
+    Err(Failure::run(terminal::plain(&why).chars().take(SHOWN_CHARS_MAX).collect::<String>()))
+}
+
+/// What the body of a probe says is wrong: `source: app is stalled, store: …`. `None` where it is none of ours.
+pub(super) fn unwell(body: &str) -> Option<String> {
+    let body: Value = serde_json::from_str(body).ok()?;
+    if let Some(detail) = body.get("detail").and_then(Value::as_str) {
+        return Some(detail.to_owned());
+    }
+    let failing = body.get("checks")?.as_object()?.iter().filter(|(_, check)| check.get("ok") == Some(&Value::Bool(false)));
+    let texts: Vec<String> =
+        failing.map(|(name, check)| format!("{name}: {}", check.get("text").and_then(Value::as_str).unwrap_or("?"))).collect();
+    (!texts.is_empty()).then(|| texts.join("; "))
+}
+
+/// The `HOST:PORT` of `http://HOST:PORT`.
+fn authority(base: &str) -> Result<&str, String> {
+    let found = base.trim_end_matches('/').strip_prefix("http://");
+    // `[::1]` without a port ends in a bracket.
+    let port = |a: &str| a.rsplit_once(':').is_none_or(|(_, port)| port.ends_with(']') || port.parse::<u16>().is_ok_and(|p| p > 0));
+    let good = |a: &&str| !a.is_empty() && !a.contains(['/', '@', '?', '#', ' ']) && port(a);
+    found.filter(good).ok_or_else(|| format!("expected http://HOST:PORT, found {}", terminal::plain(base)))
 }
 
 /// Where this machine reaches the ops listener.
@@ -58,8 +85,7 @@ pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
 
 /// `GET` of `path` at `http://HOST:PORT`, with a bearer token where one is given, whole, within 5 s; or one sentence.
 pub(super) async fn get(base: &str, path: &str, token: Option<&str>) -> Result<(StatusCode, String), String> {
-    let authority = base.trim_end_matches('/').strip_prefix("http://").filter(|a| !a.is_empty() && !a.contains(['/', '@']));
-    let authority = authority.ok_or_else(|| format!("expected http://HOST:PORT, found {}", terminal::plain(base)))?;
+    let authority = authority(base)?;
     // `[::1]` without a port ends in a bracket.
     let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
     let target = if has_port { authority.to_owned() } else { format!("{authority}:80") };

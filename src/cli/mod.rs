@@ -33,7 +33,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| format!("{} ({REVISION})", e
 
 /// Security audit streams in; metrics, alerts and pages out.
 #[derive(Debug, Parser)]
-#[command(name = "auditcast", version = VERSION.as_str(), disable_help_subcommand = true, subcommand_required = true)]
+#[command(name = "auditcast", version = VERSION.as_str(), subcommand_required = true)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
@@ -147,6 +147,28 @@ impl Global {
     pub fn load(&self) -> Result<Config, Failure> {
         Ok(Config::load(self.sources(Vec::new()))?)
     }
+}
+
+/// What wrong usage is told: the first line is a sentence that stands alone, behind it what clap adds.
+pub fn usage_text(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let (first, rest) = text.split_once("\n\n").unwrap_or((&text, ""));
+    // clap lists what is missing or in conflict below its sentence.
+    let first = first.split_whitespace().collect::<Vec<_>>().join(" ");
+    if rest.is_empty() { first } else { format!("{first}\n\n{}", rest.trim_end()) }
+}
+
+/// Requests a minute that an open page makes at most by itself; with fewer it is refused now and then (429).
+const PAGE_REQUESTS_A_MINUTE: f64 = 30.0;
+
+/// What is wrong with a `RATE_LIMIT_GENERAL` that leaves no room beside the page.
+fn tight_rate(config: &Config) -> Option<String> {
+    let (rate, window) = (config.http.rate_general, config.http.rate_window);
+    let a_minute = f64::from(rate) * 60.0 / window.as_secs_f64();
+    (a_minute < 2.0 * PAGE_REQUESTS_A_MINUTE).then(|| {
+        let window = humantime::format_duration(window);
+        format!("RATE_LIMIT_GENERAL allows {rate} API requests in {window}, and the page alone needs about 30 a minute")
+    })
 }
 
 /// Runs a command to its end.

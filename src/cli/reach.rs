@@ -8,7 +8,7 @@ use super::{Failure, terminal};
 use crate::{
     config::Config,
     event::EntryId,
-    store::{Store, StoreError, StreamInfo, Target, embedded::control::Access},
+    store::{Store, StoreError, StreamFault, StreamInfo, Target, embedded::control::Access},
 };
 
 /// For the first answer of a store.
@@ -78,7 +78,7 @@ impl Reach {
 
     /// The streams of these names and globs, with what the store says of each. Globs of an embedded store are only looked up where
     /// its files are ours.
-    pub async fn streams(&self, names: &[String]) -> Result<BTreeMap<String, Result<Option<StreamInfo>, String>>, StoreError> {
+    pub async fn streams(&self, names: &[String]) -> Result<BTreeMap<String, Result<Option<StreamInfo>, StreamFault>>, StoreError> {
         let mut streams = BTreeMap::new();
         for name in names {
             let found = match self {
@@ -92,7 +92,7 @@ impl Reach {
             }
             for stream in found {
                 let info = match self {
-                    Reach::Redis(store) => store.stream_info(&stream).await?.map_err(|fault| format!("{fault:?}")),
+                    Reach::Redis(store) => store.stream_info(&stream).await?,
                     Reach::Embedded(access) => Ok(access.stream_info(&stream).await?),
                 };
                 streams.insert(stream, info);
@@ -111,6 +111,18 @@ impl Reach {
 
 pub(super) fn is_glob(name: &str) -> bool {
     name.contains(['*', '?', '['])
+}
+
+/// What to do about a store that fails so: one thing, and nothing where the error says it itself.
+pub(super) fn remedy(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Unavailable(text) if text.contains("is a replica") => "give REDIS_URL the address of the primary",
+        StoreError::Unavailable(text) if text.contains("maxmemory") => "give it more memory, or let it keep less",
+        StoreError::Unavailable(text) if text.contains("loading") || text.contains("cannot serve now") => "wait until it is done",
+        StoreError::Unavailable(text) if text.contains("Redis") => "start it, or correct REDIS_URL",
+        StoreError::Refused(text) if text.contains("forbids") => "let the user of auditcast do it (ACL, see the README)",
+        _ => "",
+    }
 }
 
 /// `could not append the events: Redis at 127.0.0.1:6379 refused the connection`.

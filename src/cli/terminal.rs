@@ -61,6 +61,27 @@ pub fn line(text: &str) -> bool {
     out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()).is_ok()
 }
 
+/// Ends when nobody reads standard output any more, although nothing is being written: the other end of a pipe was closed. Never
+/// ends where that cannot be seen, as with a file.
+pub async fn unread() {
+    #[cfg(unix)]
+    {
+        use std::os::fd::AsFd;
+        use tokio::io::{Interest, unix::AsyncFd};
+        if let Ok(stdout) = io::stdout().as_fd().try_clone_to_owned()
+            && let Ok(stdout) = AsyncFd::register_with_interest(stdout, Interest::ERROR)
+        {
+            while let Ok(mut ready) = stdout.ready(Interest::ERROR).await {
+                if ready.ready().is_error() {
+                    return;
+                }
+                ready.clear_ready();
+            }
+        }
+    }
+    std::future::pending().await
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -61,8 +61,9 @@ pub struct Inspect {
 
 #[derive(Clone, Debug, Args)]
 pub struct Revoke {
-    /// The token; `-` reads it from standard input
-    #[arg(value_name = "TOKEN", env = "AUDITCAST_TOKEN", hide_env_values = true, required_unless_present = "jti")]
+    /// The token; `-` reads it from standard input [env: AUDITCAST_TOKEN]
+    // The variable is asked for by hand: it is there for other commands too, and then no contradiction to --jti.
+    #[arg(value_name = "TOKEN", conflicts_with = "jti")]
     pub token: Option<String>,
     /// Revoke by the token's id instead
     #[arg(long, value_name = "ID")]
@@ -128,7 +129,7 @@ fn given(token: &str) -> Result<String, Failure> {
 
 async fn inspect(config: &Config, args: &Inspect) -> Result<(), Failure> {
     let token = given(&args.token)?;
-    let (header, claims) = auth::token::inspect(&token).map_err(|refusal| Failure::run(refusal.to_string()))?;
+    let (header, claims) = auth::token::inspect(&token).map_err(|refusal| Failure::usage(refusal.to_string()))?;
     let mut told = json!({ "header": header, "claims": claims });
     if let Some(exp) = claims.get("exp").and_then(Value::as_f64).filter(|s| (0.0..=253_402_300_799.0).contains(s)) {
         let at = UNIX_EPOCH + Duration::from_secs_f64(exp);
@@ -142,6 +143,14 @@ async fn inspect(config: &Config, args: &Inspect) -> Result<(), Failure> {
             Ok(principal) => {
                 told["user_id"] = principal.user_id.clone().into();
                 told["permissions"] = principal.permissions.clone().into();
+                told["may_see"] = principal.may_see().into();
+                if !principal.may_see() {
+                    let user = &principal.user_id;
+                    told["hint"] = format!(
+                        "seeing alerts needs audit.view or admin.access: from the token, its role, or permissions:{user} in the store"
+                    )
+                    .into();
+                }
                 if let Some(jti) = &principal.jti {
                     match revoked(config, jti).await {
                         Ok(true) => refused = Some("the token is blacklisted".to_owned()),
@@ -174,10 +183,11 @@ async fn revoked(config: &Config, jti: &str) -> Result<bool, String> {
 }
 
 async fn revoke(config: &Config, args: Revoke) -> Result<(), Failure> {
-    let (jti, ttl) = match (args.jti, args.token) {
+    let from_environment = || std::env::var("AUDITCAST_TOKEN").ok().filter(|token| !token.is_empty());
+    let (jti, ttl) = match (args.jti, args.token.or_else(from_environment)) {
         (Some(jti), _) => (jti, args.ttl.unwrap_or(config.auth_with(auth::Secret(Vec::new())).max_age)),
         (None, Some(token)) => until_expiry(&given(&token)?)?,
-        (None, None) => return Err(Failure::usage("a token, or --jti, must be given")),
+        (None, None) => return Err(Failure::usage("a token is needed (or AUDITCAST_TOKEN), or --jti with the id of one")),
     };
     if jti.is_empty() || jti.len() > 256 || jti.chars().any(char::is_control) {
         return Err(Failure::usage("a token id has 1 to 256 bytes and no control characters"));

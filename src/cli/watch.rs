@@ -90,6 +90,7 @@ pub async fn run(global: &Global, args: Watch) -> Result<(), Failure> {
     };
     tokio::select! {
         done = watcher.follow() => done,
+        () = terminal::unread() => Ok(()),
         _ = tokio::signal::ctrl_c() => Ok(()),
     }
 }
@@ -384,9 +385,11 @@ fn alert_line(frame: &Value, colours: bool) -> String {
         None => ("", ""),
     };
     let status = if resolved { "resolved" } else { "firing" };
+    // What is resolved keeps the time of what it was about; when it ended is what is new.
+    let ended = text("received_at");
+    let time = if resolved && !ended.is_empty() { ended } else { text("timestamp") };
     format!(
-        "{} {on}{:<8}{off} {status:<8} {}: {}{replayed}",
-        text("timestamp"),
+        "{time} {on}{:<8}{off} {status:<8} {}: {}{replayed}",
         severity.to_uppercase(),
         text("event_type"),
         text("message")
@@ -445,6 +448,10 @@ mod tests {
             shown(&frame, false),
             Some(Shown::Alert("2026-11-23T16:00:00.000Z HIGH     firing   auth.failed: x [2J y".into()))
         );
+        let mut over = frame.clone();
+        over["status"] = "resolved".into();
+        over["received_at"] = "2026-11-23T16:15:00.000Z".into();
+        assert!(alert_line(&over, false).starts_with("2026-11-23T16:15:00.000Z HIGH     resolved "), "{over}");
         let coloured = alert_line(&frame, true);
         assert!(coloured.contains("\u{1b}[31mHIGH    \u{1b}[0m"), "{coloured:?}");
         assert_eq!(coloured.matches('\u{1b}').count(), 2);

@@ -88,6 +88,15 @@ pub enum StreamFault {
     Other(String),
 }
 
+impl fmt::Display for StreamFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StreamFault::WrongType(_) => f.write_str("the key holds something else than a stream"),
+            StreamFault::Forbidden(text) | StreamFault::Other(text) => f.write_str(text),
+        }
+    }
+}
+
 /// `XINFO STREAM`, or the embedded store's equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StreamInfo {

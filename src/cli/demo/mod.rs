@@ -45,7 +45,10 @@ struct Scratch(PathBuf);
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+        // The store makes it; a demo that ended before that has none.
+        if let Err(error) = std::fs::remove_dir_all(&self.0)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
             tracing::warn!("could not remove {}: {error}", self.0.display());
         }
     }
@@ -60,6 +63,10 @@ pub async fn run(global: Global, args: Demo) -> Result<(), Failure> {
     let config = config(&args, &scratch, &secret)?;
     let server = Server::bind(config, REVISION).await?;
     let handle = server.handle();
+    if args.redis.is_some() {
+        // The daemon would wait for it; nobody who wants to see something does.
+        handle.store.prepare().await.map_err(|error| Failure::run(format!("the demo cannot use its store: {error}")))?;
+    }
     let page = format!("http://{}", server.public_addr());
     let token = handle
         .auth
@@ -83,6 +90,7 @@ pub async fn run(global: Global, args: Demo) -> Result<(), Failure> {
     terminal::line(
         "A simulated application of 120 users writes its audit trail; the first attack begins in 5 s. Ctrl-C ends it.",
     );
+    terminal::line("An hour of the demo is half a minute, so that alerts resolve while one watches.");
     let stream = if args.redis.is_some() { STREAM_IN_REDIS } else { STREAM };
     let writer = tokio::spawn(write(handle.store.clone(), stream, args.rate.unwrap_or(DEFAULT_RATE), stop.clone()));
     let teller = tokio::spawn(tell(handle, stop.clone()));
@@ -137,13 +145,20 @@ async fn write(store: Store, stream: &'static str, rate: u32, stop: Cancellation
     let begun = Instant::now();
     let mut tick = interval(Duration::from_millis(100));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = false;
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
         let events = application.live(begun.elapsed());
-        if !events.is_empty()
-            && let Err(error) = store.append(stream, &events).await
-            && !stop.is_cancelled()
-        {
-            tracing::warn!("the application could not write its audit trail: {error}");
+        if events.is_empty() {
+            continue;
+        }
+        match store.append(stream, &events).await {
+            Ok(_) => told = false,
+            // Once per outage; what happens meanwhile is lost, as with an application that does not wait.
+            Err(error) if !told && !stop.is_cancelled() => {
+                told = true;
+                tracing::warn!("the simulated application cannot write its audit trail: {error}");
+            }
+            Err(_) => {}
         }
     }
 }
@@ -160,9 +175,14 @@ async fn tell(handle: Handle, stop: CancellationToken) {
                     Status::Firing => "FIRING  ",
                     Status::Resolved => "resolved",
                 };
+                // What is resolved keeps the time of what it was about; when it ended is what is new.
+                let time = match alert.status {
+                    Status::Firing => alert.timestamp_ms,
+                    Status::Resolved => alert.received_at_ms,
+                };
                 lines.push(format!(
                     "{}  {status}  {:8}  {}",
-                    wire::rfc3339(alert.timestamp_ms),
+                    wire::rfc3339(time),
                     alert.severity.as_str(),
                     terminal::plain(&alert.message)
                 ));

@@ -29,8 +29,11 @@ pub(super) async fn check(report: &mut Report, config: &Config, answer: (StatusC
     if status.is_success() {
         report.ok("daemon", format!("it answers at {} and is ready", config.ops));
     } else {
-        let body: String = body.trim().chars().take(500).collect();
-        report.fail("daemon", format!("{} answers {}: {body}", config.ops, status.as_u16()), "see its log");
+        let text = match health::unwell(&body) {
+            Some(why) => format!("{} is not ready: {why}", config.ops),
+            None => format!("{} answers {}: {}", config.ops, status.as_u16(), body.trim()),
+        };
+        report.fail("daemon", text.chars().take(500).collect::<String>(), "see its log");
     }
     // `listen.ops` has a port, or nobody would have answered.
     if let Ok(ops) = health::ops_url(config.ops) {
@@ -155,7 +158,7 @@ async fn hello(address: SocketAddr, token: &str) -> Result<(), String> {
         let kind = frame.get("type").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
         // Whether it was said in good order is not what was asked.
         let _ = socket.close(None).await;
-        if kind == "hello" { Ok(()) } else { Err(refused(&format!("its first frame is {kind:?}"))) }
+        if kind == "hello" { Ok(()) } else { Err(refused(&format!("its first frame is `{kind}`"))) }
     };
     timeout(HELLO_TIMEOUT, asked).await.unwrap_or_else(|_| Err(format!("{url} said nothing within 5s")))
 }

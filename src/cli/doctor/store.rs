@@ -5,14 +5,14 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use tokio::time::timeout;
 
 use super::{
-    super::reach::{Reach, is_glob},
+    super::reach::{Reach, is_glob, remedy},
     Report,
 };
 use crate::{
     config::Config,
     metrics::unix_ms,
     source::{Kind, Options as Source},
-    store::{Store, StoreError},
+    store::{Store, StoreError, StreamFault, StreamInfo},
 };
 
 /// Beyond this an event's own time and its arrival tell different stories.
@@ -29,8 +29,6 @@ const NOTIFICATION_WAIT: Duration = Duration::from_secs(1);
 const NOTIFICATIONS: &str = "notify-keyspace-events K$h";
 /// A name for probes that nothing else has.
 const PROBE: &str = "auditcast-doctor";
-
-const ACL: &str = "let the user of auditcast do it (ACL, see the README)";
 
 pub(super) async fn check(report: &mut Report, config: &Config, reach: &Reach) {
     clock(report, reach).await;
@@ -60,7 +58,7 @@ pub(super) async fn check(report: &mut Report, config: &Config, reach: &Reach) {
 async fn clock(report: &mut Report, store: &Reach) {
     let before = unix_ms();
     match store.now_ms().await {
-        Err(error) => report.fail("clock", error.to_string(), "see the store"),
+        Err(error) => report.fail("clock", error.to_string(), remedy(&error)),
         Ok(theirs) => {
             // Half of the way there and back is the best guess at when the store looked.
             let ours = before + unix_ms().saturating_sub(before) / 2;
@@ -123,7 +121,7 @@ async fn rights(report: &mut Report, store: &Store) {
     for (what, outcome) in probes {
         if let Err(error) = outcome {
             refused = true;
-            report.fail("acl", format!("could not {what}: {error}"), ACL);
+            report.fail("acl", format!("could not {what}: {error}"), remedy(&error));
         }
     }
     if !refused {
@@ -135,10 +133,11 @@ async fn streams(report: &mut Report, store: &Reach, source: &Source, names: &[S
     let name = format!("source {}", source.name);
     let found = match store.streams(names).await {
         Ok(found) => found,
-        Err(error) => return report.fail(&name, error.to_string(), "let the user of auditcast read it (ACL)"),
+        Err(error) => return report.fail(&name, error.to_string(), remedy(&error)),
     };
     for (stream, info) in found {
         match info {
+            Ok(Some(StreamInfo { length: 1, .. })) => report.ok(&name, format!("the stream {stream} has 1 entry")),
             Ok(Some(info)) => report.ok(&name, format!("the stream {stream} has {} entries", info.length)),
             Ok(None) if is_glob(&stream) => {
                 report.warn(&name, format!("no stream matches {stream} yet"), "it is read once it is there")
@@ -148,7 +147,12 @@ async fn streams(report: &mut Report, store: &Reach, source: &Source, names: &[S
                 report.warn(&name, format!("there is no stream {stream} yet"), remedy);
             }
             Err(fault) => {
-                report.fail(&name, format!("{stream} cannot be read: {fault}"), "name a stream, and let auditcast's user read it")
+                let remedy = match fault {
+                    StreamFault::WrongType(_) => "name a stream, or another kind of source",
+                    StreamFault::Forbidden(_) => "let the user of auditcast read it (ACL)",
+                    StreamFault::Other(_) => "see the log of the server",
+                };
+                report.fail(&name, format!("{stream} cannot be read: {fault}"), remedy);
             }
         }
     }
@@ -159,18 +163,19 @@ async fn streams(report: &mut Report, store: &Reach, source: &Source, names: &[S
 async fn keys(report: &mut Report, store: &Store, source: &Source, pattern: &str) {
     let name = format!("source {}", source.name);
     if let Err(error) = store.scan_keys(pattern, 0).await {
-        return report.fail(&name, format!("{pattern} cannot be looked for: {error}"), "allow SCAN (ACL)");
+        let remedy = if matches!(error, StoreError::Refused(_)) { "allow SCAN (ACL)" } else { remedy(&error) };
+        return report.fail(&name, format!("{pattern} cannot be looked for: {error}"), remedy);
     }
     let probe = format!("{PROBE}-{}-{}", std::process::id(), unix_ms());
     let channel = format!("__keyspace@{}__:jwt:blacklist:{probe}", store.database());
     let mut notifications = match store.subscribe(&channel).await {
         Ok(notifications) => notifications,
         Err(error) => {
-            return report.fail(
-                &name,
-                format!("could not subscribe to {channel}: {error}"),
-                "allow SUBSCRIBE, PSUBSCRIBE and __keyspace@*",
-            );
+            let remedy = match error {
+                StoreError::Refused(_) => "allow SUBSCRIBE, PSUBSCRIBE and __keyspace@*",
+                _ => remedy(&error),
+            };
+            return report.fail(&name, format!("could not subscribe to {channel}: {error}"), remedy);
         }
     };
     if let Err(error) = store.blacklist(&probe, Duration::from_secs(1)).await {
@@ -195,11 +200,13 @@ async fn channel(report: &mut Report, store: &Store, source: &Source, pattern: &
             format!("{pattern} can be listened to, but what is published while nobody listens is lost"),
             "write to a stream where events must not be lost",
         ),
-        Err(error) => report.fail(
-            &name,
-            format!("could not subscribe to {pattern}: {error}"),
-            "allow SUBSCRIBE, PSUBSCRIBE and the channel",
-        ),
+        Err(error) => {
+            let remedy = match error {
+                StoreError::Refused(_) => "allow SUBSCRIBE, PSUBSCRIBE and the channel",
+                _ => remedy(&error),
+            };
+            report.fail(&name, format!("could not subscribe to {pattern}: {error}"), remedy);
+        }
     }
 }
 

@@ -105,6 +105,10 @@ impl EmbeddedStore {
     pub fn open(dir: &Path, options: Options) -> Result<EmbeddedStore, StoreError> {
         let lock = Lock::take(dir).map_err(|error| match error {
             LockError::InUse => writer::in_use(dir),
+            LockError::Io(error) if error.kind() == std::io::ErrorKind::PermissionDenied => StoreError::Broken(format!(
+                "{} cannot be opened ({error}): let this user write there, or give store.url another directory",
+                dir.display()
+            )),
             LockError::Io(error) => StoreError::Broken(format!("{} cannot be opened: {error}", dir.display())),
         })?;
         let shared = Arc::new(Shared::open(dir, options)?);
