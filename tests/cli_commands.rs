@@ -55,6 +55,9 @@ fn help_and_version_end_with_0_and_name_what_there_is() {
         assert!(out(&help).contains(&format!("  {command} ")), "{command}: {}", out(&help));
         exits(&run(dir.path(), &[command, "--help"]), 0);
     }
+    let by_word = run(dir.path(), &["help"]);
+    exits(&by_word, 0);
+    assert_eq!(out(&by_word), out(&help));
     for later in ["replay", "explain", "silence", "notify"] {
         assert!(!out(&help).contains(later), "{later}");
     }
@@ -71,6 +74,7 @@ fn wrong_usage_ends_with_2() {
         &["nonsense"],
         &["--log", "xml", "check"],
         &["emit"],
+        &["emit", ""],
         &["emit", "x", "--file", "f"],
         &["emit", "x", "--severity", "worst"],
         &["emit", "x", "--detail", "novalue"],
@@ -83,6 +87,10 @@ fn wrong_usage_ends_with_2() {
         &["token", "issue", "--user", "u", "--role", "emperor"],
         &["token", "revoke"],
         &["token", "revoke", "not-a-token"],
+        &["token", "revoke", "a.b.c", "--jti", "x"],
+        &["token", "inspect", "not-a-token"],
+        &["health", "--url", "bogus"],
+        &["health", "--url", "http://h:99999"],
         &["watch"],
         &["watch", "--token", "t", "--url", "ftp://h"],
         &["watch", "--token", "t", "--after", "a b"],
@@ -93,7 +101,54 @@ fn wrong_usage_ends_with_2() {
         let output = run(dir.path(), args);
         exits(&output, 2);
         assert!(!err(&output).is_empty() && out(&output).is_empty(), "{args:?}: {}", out(&output));
+        let first = err(&output).lines().next().unwrap().to_owned();
+        assert!(!first.is_empty() && !first.ends_with(':'), "the first line stands alone: {first}");
     }
+    exits(&run(dir.path(), &["emit", &"x".repeat(257)]), 2);
+    let missing = run(dir.path(), &["token", "issue"]);
+    assert!(
+        err(&missing).starts_with("error: the following required arguments were not provided: --user <ID>\n\nUsage: "),
+        "{}",
+        err(&missing)
+    );
+}
+
+#[test]
+fn a_token_that_cannot_be_read_is_told_why() {
+    let dir = tempfile::tempdir().unwrap();
+    // {"alg":"none","typ":"JWT"} . {"sub":"7"}
+    for (token, wanted) in [
+        (
+            "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.eyJzdWIiOiI3In0.",
+            "the token's algorithm is none, none of HS256, HS384 and HS512\n",
+        ),
+        ("garbage", "the token does not have three parts\n"),
+        ("?.?.?", "the token's header is not base64url of JSON\n"),
+        ("eyJhbGciOiJIUzI1NiJ9.?.x", "the token's claims are not base64url of JSON\n"),
+    ] {
+        let output = run(dir.path(), &["token", "inspect", token]);
+        exits(&output, 2);
+        assert_eq!(err(&output), wanted, "{token}");
+    }
+}
+
+/// With few requests allowed the page would be refused now and then; who sets that should know.
+#[test]
+fn a_rate_limit_that_is_too_tight_for_the_page_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = [
+        ("JWT_SECRET_KEY", SECRET),
+        ("RATE_LIMIT_GENERAL", "10"),
+        ("AUDITCAST__LISTEN__PUBLIC", "127.0.0.1:0"),
+        ("AUDITCAST__LISTEN__OPS", "127.0.0.1:0"),
+    ];
+    let text = "RATE_LIMIT_GENERAL allows 10 API requests in 1m, and the page alone needs about 30 a minute";
+    let check = run_with(dir.path(), &env, &["check"], "");
+    exits(&check, 0);
+    assert!(err(&check).starts_with(text), "{}", err(&check));
+    let doctor = run_with(dir.path(), &env, &["doctor", "--pre"], "");
+    exits(&doctor, 0);
+    assert!(out(&doctor).contains(&format!("warn rate limits: {text}; ")), "{}", out(&doctor));
 }
 
 #[test]
@@ -151,6 +206,14 @@ fn a_token_is_issued_inspected_revoked() {
     assert_eq!((&told["user_id"], &told["revoked"]), (&"7".into(), &false.into()));
     let permissions = told["permissions"].to_string();
     assert!(permissions.contains("admin.access") && permissions.contains("audit.write"), "{permissions}");
+    assert_eq!(told["may_see"], true);
+
+    let issued = run(dir.path(), &["token", "issue", "--user", "8", "--role", "observer"]);
+    let weak = run(dir.path(), &["token", "inspect", out(&issued).trim_end()]);
+    exits(&weak, 0);
+    let told: serde_json::Value = serde_json::from_str(&out(&weak)).unwrap();
+    assert_eq!((&told["valid"], &told["may_see"]), (&true.into(), &false.into()));
+    assert!(told["hint"].as_str().is_some_and(|hint| hint.contains("audit.view")), "{told}");
 
     let other_key =
         run_with(dir.path(), &[("JWT_SECRET_KEY", "another-key-another-key-another-key")], &["token", "inspect", "-"], &token);
@@ -186,11 +249,11 @@ fn emit_appends_and_prints_ids() {
     let bad = run(dir.path(), &["emit", "--file", "f.jsonl"]);
     exits(&bad, 1);
     assert_eq!(out(&bad).lines().count(), 2, "what is good is appended");
-    assert_eq!(err(&bad), "f.jsonl:2: skipped: it holds no JSON object\n1 lines of f.jsonl were skipped\n");
+    assert_eq!(err(&bad), "f.jsonl:2: skipped: it holds no JSON object\n1 line of f.jsonl was skipped\n");
 }
 
 /// An HTTP server that answers `n` requests with `status`; gives its address.
-fn answers(n: usize, status: &'static str) -> (String, thread::JoinHandle<Vec<String>>) {
+fn answers(n: usize, status: &'static str, body: &'static str) -> (String, thread::JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let served = thread::spawn(move || {
@@ -204,7 +267,8 @@ fn answers(n: usize, status: &'static str) -> (String, thread::JoinHandle<Vec<St
                 head.push(byte[0]);
             }
             heads.push(String::from_utf8(head).unwrap().lines().next().unwrap().to_owned());
-            write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody").unwrap();
+            let length = body.len();
+            write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}").unwrap();
         }
         heads
     });
@@ -214,15 +278,22 @@ fn answers(n: usize, status: &'static str) -> (String, thread::JoinHandle<Vec<St
 #[test]
 fn health_is_0_or_1() {
     let dir = tempfile::tempdir().unwrap();
-    let (url, served) = answers(2, "200 OK");
+    let (url, served) = answers(2, "200 OK", "body");
     exits(&run(dir.path(), &["health", "--url", &url]), 0);
     exits(&run(dir.path(), &["health", "--ready", "--url", &url]), 0);
     assert_eq!(served.join().unwrap(), ["GET /livez HTTP/1.1", "GET /readyz HTTP/1.1"]);
 
-    let (url, served) = answers(1, "503 Service Unavailable");
+    let (url, served) = answers(1, "503 Service Unavailable", "body");
     let ill = run(dir.path(), &["health", "--ready", "--url", &url]);
     exits(&ill, 1);
     assert_eq!(err(&ill), format!("{url}/readyz answered 503: body\n"));
+    served.join().unwrap();
+
+    let checks = r#"{"ready":false,"checks":{"lease":{"ok":true,"text":"n1"},"source":{"ok":false,"text":"app is stalled"},"store":{"ok":false,"text":"it is away"}}}"#;
+    let (url, served) = answers(1, "503 Service Unavailable", checks);
+    let ill = run(dir.path(), &["health", "--ready", "--url", &url]);
+    exits(&ill, 1);
+    assert_eq!(err(&ill), format!("{url} is not ready: source: app is stalled; store: it is away\n"));
     served.join().unwrap();
 
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -234,11 +305,16 @@ fn doctor_says_a_line_each_and_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let listen = [("AUDITCAST__LISTEN__PUBLIC", "127.0.0.1:0"), ("AUDITCAST__LISTEN__OPS", "127.0.0.1:0")];
     let with_key = [&listen[..], &[("JWT_SECRET_KEY", SECRET)]].concat();
+    let fresh = run_with(dir.path(), &with_key, &["doctor", "--pre"], "");
+    exits(&fresh, 0);
+    assert!(out(&fresh).contains("ok   store: embedded:store is not there yet, the first start makes it\n"), "{}", out(&fresh));
+    assert!(!dir.path().join("store").exists(), "to look is not to make");
+    exits(&run(dir.path(), &["emit", "x", "--stream", "audit:events"]), 0);
     let well = run_with(dir.path(), &with_key, &["doctor"], "");
     exits(&well, 0);
     let text = out(&well);
     for wanted in
-        ["ok   secret: ", "ok   store: embedded", "ok   clock: ", "warn source audit: there is no stream audit:events yet; "]
+        ["ok   secret: ", "ok   store: embedded", "ok   clock: ", "ok   source audit: the stream audit:events has 1 entry\n"]
     {
         assert!(text.contains(wanted), "{wanted}: {text}");
     }
@@ -253,4 +329,32 @@ fn doctor_says_a_line_each_and_what_to_do() {
     let output = run_with(dir.path(), &taken, &["doctor", "--pre"], "");
     exits(&output, 1);
     assert!(out(&output).contains(&format!("fail listen.ops: {address}: ")), "{}", out(&output));
+
+    let serve = run_with(dir.path(), &taken, &["serve"], "");
+    exits(&serve, 1);
+    let text = err(&serve);
+    assert!(text.ends_with("another process has this port: end that one, or take another port\n"), "{text}");
+
+    // A sample password of the guide: told, and nothing contradicts itself where Redis is not there.
+    let closed = format!("redis://{}/0", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+    let away = [&with_key[..], &[("AUDITCAST__STORE__URL", closed.as_str()), ("REDIS_PASSWORD", "your-redis-password")]].concat();
+    let output = run_with(dir.path(), &away, &["doctor", "--pre"], "");
+    exits(&output, 1);
+    let text = out(&output);
+    assert!(text.contains("warn secret: REDIS_PASSWORD is the sample text of the guide"), "{text}");
+    assert!(
+        text.lines()
+            .any(|l| l.starts_with("fail store: ") && l.ends_with("refused the connection; start it, or correct REDIS_URL")),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_demo_on_a_redis_that_is_not_there_ends_at_once_with_a_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let output = run(dir.path(), &["demo", "--redis", &format!("redis://{closed}/0")]);
+    exits(&output, 1);
+    assert_eq!(err(&output), format!("the demo cannot use its store: Redis at {closed} refused the connection\n"));
+    assert!(out(&output).is_empty());
 }

@@ -178,3 +178,17 @@ async fn refusals_by_http() {
         assert!(stderr.ends_with(&format!("{told}the token is blacklisted\n")), "{stderr}");
     }
 }
+
+#[tokio::test]
+async fn it_ends_soon_after_nobody_reads_it_any_more() {
+    let server = Server::new().await;
+    let mut child = watch(&server.url, &["--json"]);
+    let (mut socket, _) = server.client().await;
+    say(&mut socket, HELLO).await;
+    let mut stdout = child.stdout.take().unwrap();
+    assert_ne!(stdout.read(&mut [0; 8]).await.unwrap(), 0);
+    drop(stdout);
+    // Nothing is said meanwhile, so that nothing can be written.
+    let status = timeout(DEADLINE, child.wait()).await.expect("watch goes on for nobody").unwrap();
+    assert_eq!(status.code(), Some(0));
+}

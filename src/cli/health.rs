@@ -61,7 +61,8 @@ pub(super) fn unwell(body: &str) -> Option<String> {
 fn authority(base: &str) -> Result<&str, String> {
     let found = base.trim_end_matches('/').strip_prefix("http://");
     // `[::1]` without a port ends in a bracket.
-    let port = |a: &str| a.rsplit_once(':').is_none_or(|(_, port)| port.ends_with(']') || port.parse::<u16>().is_ok_and(|p| p > 0));
+    let port =
+        |a: &str| a.rsplit_once(':').is_none_or(|(_, port)| port.ends_with(']') || port.parse::<u16>().is_ok_and(|p| p > 0));
     let good = |a: &&str| !a.is_empty() && !a.contains(['/', '@', '?', '#', ' ']) && port(a);
     found.filter(good).ok_or_else(|| format!("expected http://HOST:PORT, found {}", terminal::plain(base)))
 }

@@ -78,7 +78,10 @@ impl Reach {
 
     /// The streams of these names and globs, with what the store says of each. Globs of an embedded store are only looked up where
     /// its files are ours.
-    pub async fn streams(&self, names: &[String]) -> Result<BTreeMap<String, Result<Option<StreamInfo>, StreamFault>>, StoreError> {
+    pub async fn streams(
+        &self,
+        names: &[String],
+    ) -> Result<BTreeMap<String, Result<Option<StreamInfo>, StreamFault>>, StoreError> {
         let mut streams = BTreeMap::new();
         for name in names {
             let found = match self {

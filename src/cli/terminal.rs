@@ -67,16 +67,14 @@ pub async fn unread() {
     #[cfg(unix)]
     {
         use std::os::fd::AsFd;
-        use tokio::io::{Interest, unix::AsyncFd};
+
+        use tokio::{io::Interest, net::unix::pipe::Sender};
+        // Unchecked: the checked one would take it out of blocking mode, which lines are written in. Nothing is written here.
         if let Ok(stdout) = io::stdout().as_fd().try_clone_to_owned()
-            && let Ok(stdout) = AsyncFd::register_with_interest(stdout, Interest::ERROR)
+            && let Ok(stdout) = Sender::from_owned_fd_unchecked(stdout)
+            && stdout.ready(Interest::ERROR).await.is_ok()
         {
-            while let Ok(mut ready) = stdout.ready(Interest::ERROR).await {
-                if ready.ready().is_error() {
-                    return;
-                }
-                ready.clear_ready();
-            }
+            return;
         }
     }
     std::future::pending().await

@@ -388,12 +388,7 @@ fn alert_line(frame: &Value, colours: bool) -> String {
     // What is resolved keeps the time of what it was about; when it ended is what is new.
     let ended = text("received_at");
     let time = if resolved && !ended.is_empty() { ended } else { text("timestamp") };
-    format!(
-        "{time} {on}{:<8}{off} {status:<8} {}: {}{replayed}",
-        severity.to_uppercase(),
-        text("event_type"),
-        text("message")
-    )
+    format!("{time} {on}{:<8}{off} {status:<8} {}: {}{replayed}", severity.to_uppercase(), text("event_type"), text("message"))
 }
 
 #[cfg(test)]

@@ -334,7 +334,8 @@ fn threshold(name: String, ask: &Ask<'_>, scalars: &[&str], known: &[String]) ->
             Some(near) => format!("did you mean {}?", quoted(near)),
             None => format!("there are {}", known.iter().take(NAMED_MAX).map(|k| quoted(k)).collect::<Vec<_>>().join(", ")),
         };
-        let text = format!("expected {expected}, found nothing; without one there is no threshold {} yet, {meant}", quoted(&name));
+        let text =
+            format!("expected {expected}, found nothing; without one there is no threshold {} yet, {meant}", quoted(&name));
         ask.fault("metric", text);
         String::new()
     };

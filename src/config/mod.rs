@@ -193,8 +193,11 @@ impl Config {
     /// do not fit, such as patterns that are too many together.
     pub fn with_live(&self, new: &Config) -> Result<Config, ConfigError> {
         let mut tree = self.tree.clone();
-        let kept: Vec<(String, Option<tree::Node>)> =
-            self.waiting(new).into_iter().map(|(name, _)| (name.clone(), self.tree.path(&["threshold", &name]).cloned())).collect();
+        let kept: Vec<(String, Option<tree::Node>)> = self
+            .waiting(new)
+            .into_iter()
+            .map(|(name, _)| (name.clone(), self.tree.path(&["threshold", &name]).cloned()))
+            .collect();
         for section in ["threshold", "severity", "privacy"] {
             tree.remove(section);
             if let Some(node) = new.tree.get(section) {
