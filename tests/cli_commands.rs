@@ -105,6 +105,11 @@ fn wrong_usage_ends_with_2() {
         assert!(!first.is_empty() && !first.ends_with(':'), "the first line stands alone: {first}");
     }
     exits(&run(dir.path(), &["emit", &"x".repeat(257)]), 2);
+    for args in [&[][..], &["token"]] {
+        let alone = run(dir.path(), args);
+        exits(&alone, 2);
+        assert!(err(&alone).starts_with("error: a command is needed, one of those below\n\n"), "{}", err(&alone));
+    }
     let missing = run(dir.path(), &["token", "issue"]);
     assert!(
         err(&missing).starts_with("error: the following required arguments were not provided: --user <ID>\n\nUsage: "),

@@ -152,6 +152,9 @@ impl Global {
 /// What wrong usage is told: the first line is a sentence that stands alone, behind it what clap adds.
 pub fn usage_text(error: &clap::Error) -> String {
     let text = error.render().to_string();
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return format!("error: a command is needed, one of those below\n\n{}", text.trim_end());
+    }
     let (first, rest) = text.split_once("\n\n").unwrap_or((&text, ""));
     // clap lists what is missing or in conflict below its sentence.
     let first = first.split_whitespace().collect::<Vec<_>>().join(" ");

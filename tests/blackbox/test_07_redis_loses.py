@@ -194,6 +194,7 @@ def test_wrong_password(make_redis, make_daemon):
     # §6.7: nobody new gets in.
     assert daemon.api("/alerts").status_code == 503
     holds("still there", lambda: daemon.process.poll() is None, 2)
+    assert "ready" not in daemon.stdout
     # One clear line, not one per try; and never a secret.
     assert len(told(daemon, "WRONGPASS", "password")) <= 3, daemon.stderr()
     assert "the-wrong-one" not in daemon.stderr()
@@ -201,7 +202,19 @@ def test_wrong_password(make_redis, make_daemon):
     daemon.redis = server.client(password="the-wrong-one-77aa")
     server.password = "the-wrong-one-77aa"
     until("ready by itself", daemon.ready, 20)
+    daemon.line("ready", 10)
     alive(daemon)
+
+
+def test_without_eval(redis_server, make_daemon):
+    """§9: it ends with 1 and one sentence."""
+    redis_server.client().acl_setuser("app", enabled=True, passwords=["+q"], keys=["*"], channels=["*"], commands=["+@all", "-eval", "-evalsha"])
+    daemon = make_daemon(redis_server.url.replace("redis://", "redis://app:q@"), source=SOURCES)
+    daemon.launch().listening()
+    assert daemon.process.wait(15) == 1
+    assert "ready" not in daemon.stdout
+    last = daemon.stderr().splitlines()[-1]
+    assert "EVAL" in last and "ACL" in last, daemon.stderr()
 
 
 def test_down_at_start_and_later(make_redis, make_daemon, long_run):

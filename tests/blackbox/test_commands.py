@@ -218,6 +218,25 @@ def test_sighup_takes_effect_while_it_runs(redis_daemon):
     assert client.code is None
 
 
+def test_sighup_with_a_metric_that_is_new(redis_daemon):
+    """What only a restart makes is named, and so is the threshold on it; the rest is applied."""
+    daemon = redis_daemon
+    good = daemon.config_path.read_text()
+    text = good + '\n[metrics.refunds]\nevents = ["refund_*"]\n\n[[threshold]]\nname = "many_refunds"\nmetric = "refunds"\nabove = 1\n'
+    told = reload(daemon, text + '\n[severity]\noverrides = { "data.read" = "critical" }\n', True)
+    assert any("next start" in line and "refunds" in line and "many_refunds" in line for line in told.splitlines()), told
+    assert "there is no metric" not in told
+    client = daemon.ws().hello()
+    daemon.put({"event_type": "data.read"})
+    assert client.frame("security_alert")["severity"] == "critical"
+    # A start writes its file anew.
+    daemon.config["metrics"] = {"refunds": {"events": ["refund_*"]}}
+    daemon.config["threshold"] = [{"name": "many_refunds", "metric": "refunds", "above": 1}]
+    daemon.restart()
+    daemon.put(*[{"event_type": "refund_made"}] * 2)
+    until("the new metric fires", lambda: any(a["rule"] == "many_refunds" for a in daemon.log()))
+
+
 def test_sighup_names_what_needs_a_restart(redis_daemon):
     daemon = redis_daemon
     good = daemon.config_path.read_text()

@@ -106,6 +106,10 @@ def test_keyspace_notifications(redis_server, tmp_path):
 def test_directory_of_the_embedded_store(tmp_path):
     data = tmp_path / "data"
     env = {"AUDITCAST__STORE__URL": f"embedded:{data}"}
+    # To look is not to make.
+    lines = doctor(env=env, cwd=tmp_path)
+    assert verdicts(lines, "store") == ["ok"] and "directory" not in lines and not data.exists()
+    data.mkdir(mode=0o700)
     assert verdicts(doctor(env=env, cwd=tmp_path), "directory") == ["ok"]
     os.chmod(data, 0o755)
     (verdict, text), *_ = doctor(env=env, cwd=tmp_path)["directory"]
