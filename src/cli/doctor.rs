@@ -192,7 +192,11 @@ fn exposure(report: &mut Report, config: &Config) {
         Some(text) => report.warn("rate limits", text, "allow 60 a minute or more"),
         None => report.ok("rate limits", text),
     }
-    let retention = humantime::format_duration(config.store.alerts_retention);
+    let kept = config.store.alerts_retention;
+    let retention = match kept.as_secs() / 86_400 {
+        days if days > 1 && kept.as_secs().is_multiple_of(86_400) => format!("{days} days"),
+        _ => humantime::format_duration(kept).to_string(),
+    };
     report.ok("retention", format!("alerts are kept {retention}, at most {}", config.store.alerts_max));
 }
 

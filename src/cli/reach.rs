@@ -69,6 +69,15 @@ impl Reach {
         }
     }
 
+    /// What the store grants a user beside the token; of an embedded one only where its files are ours.
+    pub async fn permissions(&self, user_id: &str) -> Result<Vec<String>, StoreError> {
+        match self {
+            Reach::Redis(store) => store.permissions(user_id).await,
+            Reach::Embedded(Access::Direct(store)) => store.permissions(user_id).await,
+            Reach::Embedded(Access::Control(_)) => Ok(Vec::new()),
+        }
+    }
+
     pub async fn now_ms(&self) -> Result<u64, StoreError> {
         match self {
             Reach::Redis(store) => store.now_ms().await,

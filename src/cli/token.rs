@@ -13,6 +13,7 @@ use crate::{
     auth::{self, Claims},
     config::Config,
     metrics::unix_ms,
+    store::StoreError,
 };
 
 /// For whoever is told that there is no key.
@@ -140,23 +141,27 @@ async fn inspect(config: &Config, args: &Inspect) -> Result<(), Failure> {
         None => refused = Some("no signing key is set, so the signature was not checked".to_owned()),
         Some(options) => match auth::token::verify(&options, &token, unix_ms()) {
             Err(refusal) => refused = Some(refusal.to_string()),
-            Ok(principal) => {
+            Ok(mut principal) => {
+                match ask(config, principal.jti.as_deref(), &principal.user_id).await {
+                    Ok((blacklisted, granted)) => {
+                        principal.grant(granted);
+                        if blacklisted {
+                            refused = Some("the token is blacklisted".to_owned());
+                        } else if principal.jti.is_some() {
+                            told["revoked"] = false.into();
+                        }
+                    }
+                    Err(text) => told["revoked"] = format!("unknown: {text}").into(),
+                }
                 told["user_id"] = principal.user_id.clone().into();
                 told["permissions"] = principal.permissions.clone().into();
                 told["may_see"] = principal.may_see().into();
                 if !principal.may_see() {
                     let user = &principal.user_id;
                     told["hint"] = format!(
-                        "seeing alerts needs audit.view or admin.access: from the token, its role, or permissions:{user} in the store"
+                        "seeing alerts needs audit.view or admin.access: from the token, its role, or permissions:user:{user} in the store"
                     )
                     .into();
-                }
-                if let Some(jti) = &principal.jti {
-                    match revoked(config, jti).await {
-                        Ok(true) => refused = Some("the token is blacklisted".to_owned()),
-                        Ok(false) => told["revoked"] = false.into(),
-                        Err(text) => told["revoked"] = format!("unknown: {text}").into(),
-                    }
                 }
             }
         },
@@ -175,11 +180,24 @@ async fn inspect(config: &Config, args: &Inspect) -> Result<(), Failure> {
     }
 }
 
-async fn revoked(config: &Config, jti: &str) -> Result<bool, String> {
+/// What the store says: whether the token is revoked, and what its user may do beside it.
+async fn ask(config: &Config, jti: Option<&str>, user_id: &str) -> Result<(bool, Vec<String>), String> {
     let store = Reach::open(config).await.map_err(|error| error.to_string())?;
-    let hit = store.blacklisted(jti).await.map_err(|error| error.to_string());
+    let asked = async {
+        let blacklisted = match jti {
+            Some(jti) => store.blacklisted(jti).await?,
+            None => false,
+        };
+        let granted = match store.permissions(user_id).await {
+            // A key of another shape grants nothing.
+            Err(StoreError::Broken(_)) => Vec::new(),
+            answer => answer?,
+        };
+        Ok((blacklisted, granted))
+    };
+    let answer = asked.await.map_err(|error: StoreError| error.to_string());
     store.close().await;
-    hit
+    answer
 }
 
 async fn revoke(config: &Config, args: Revoke) -> Result<(), Failure> {

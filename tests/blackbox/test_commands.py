@@ -266,3 +266,15 @@ def test_a_second_daemon_on_one_embedded_folder(tmp_path, make_daemon):
     second = make_daemon(f"embedded:{tmp_path / 'data'}", name="second").launch()
     assert second.process.wait(15) in (1, 2)
     assert str(tmp_path / "data") in second.stderr()
+
+
+def test_inspect_says_whether_a_token_may_see(redis_server, tmp_path):
+    """What the store grants counts too (§10)."""
+    env = {"REDIS_URL": redis_server.url}
+    token = run("token", "issue", "--user", "8", "--role", "observer", env=env, cwd=tmp_path).stdout.strip()
+    look = lambda: json.loads(run("token", "inspect", token, env=env, cwd=tmp_path).stdout)  # noqa: E731
+    told = look()
+    assert told["valid"] is True and told["may_see"] is False and "permissions:user:8" in told["hint"]
+    redis_server.client().sadd("permissions:user:8", "audit.view")
+    told = look()
+    assert told["may_see"] is True and "hint" not in told and "audit.view" in told["permissions"]
