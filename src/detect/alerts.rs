@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    Alert, Gap, GapReason, Kind, SourceIx, Status, bits, contributors::evidence_text, cut::cut, ident::identity,
+    Alert, Gap, GapReason, Kind, SourceIx, Status, bits,
+    contributors::evidence_text,
+    cut::{self, cut},
+    ident::identity,
     threshold::RESOLVED,
 };
 use crate::event::{EntryId, Event, Severity};
@@ -27,6 +30,8 @@ const EVIDENCE_EACH: usize = 10;
 
 /// (when it fired, number): the order in which they end.
 type Key = (u64, u64);
+/// Holes of one stream and reason within so long are one alert.
+const GAP_QUIET_MS: u64 = 60_000;
 /// Fired "at the end of time": not resolved by age.
 const STANDING: u64 = u64::MAX;
 
@@ -156,7 +161,7 @@ impl Alerts {
             window_ms: None,
             user_id: event.user_id.as_deref().map(str::to_owned),
             username: event.username.as_deref().map(str::to_owned),
-            details: event.details.clone(),
+            details: cut::details(&event.details),
             source: Some(o.source_name()),
             original_event_type: (written != event_type).then(|| written.clone()),
             evidence: vec![evidence_text(o.sources, o.source, o.entry)],
@@ -178,12 +183,14 @@ impl Alerts {
         overflow
     }
 
-    /// Raises `audit_gap`; while one about the same stream and reason is open, a further hole counts in it.
+    /// Raises `audit_gap`; a further hole of the same stream and reason within a minute counts in it, a later one is told by itself.
     pub fn gap(&mut self, time_ms: u64, slot_end: u64, source: &str, gap: &Gap, limits: Limits, out: &mut Vec<Alert>) -> u64 {
         let index = (gap.stream.clone(), gap.reason);
         let standing = gap.reason == GapReason::Unreadable;
+        // Not for ever: behind a small hole that is told a great one must not hide.
         if let Some(key) = self.gaps.get(&index).copied()
-            && let Some(mut record) = self.open.remove(&key)
+            && (standing || time_ms <= key.0.saturating_add(GAP_QUIET_MS))
+            && let Some(record) = self.open.get_mut(&key)
         {
             record.count = record.count.saturating_add(1);
             let missed = record.details.get("missed").and_then(Value::as_u64);
@@ -193,9 +200,6 @@ impl Alerts {
             if let Some(to) = &gap.to {
                 record.details.insert("to".into(), to.clone().into());
             }
-            let key = if standing { key } else { self.key(time_ms) };
-            self.open.insert(key, record);
-            self.gaps.insert(index, key);
             return 0;
         }
         if self.open.len() >= limits.entities_max {
@@ -241,6 +245,15 @@ impl Alerts {
         0
     }
 
+    /// An alert that has ended takes no further holes; a younger one about the same may.
+    fn forget_gap(&mut self, record: &Record, key: Key) {
+        if let Some(index) = record.gap()
+            && self.gaps.get(&index) == Some(&key)
+        {
+            self.gaps.remove(&index);
+        }
+    }
+
     /// The stream can be read again: ends its `unreadable`.
     pub fn readable(&mut self, time_ms: u64, stream: &str, out: &mut Vec<Alert>) {
         if let Some(key) = self.gaps.remove(&(stream.to_owned(), GapReason::Unreadable))
@@ -282,9 +295,7 @@ impl Alerts {
         {
             let key = *key;
             if let Some(record) = self.remove(key) {
-                if let Some((stream, reason)) = record.gap() {
-                    self.gaps.remove(&(stream, reason));
-                }
+                self.forget_gap(&record, key);
                 out.push(record.resolved(slot_end));
             }
         }
@@ -328,9 +339,7 @@ impl Alerts {
     pub fn resolve_by_hand(&mut self, alert_id: &str, time_ms: u64) -> Option<Alert> {
         let key = *self.open.iter().find(|(_, record)| &*record.id == alert_id)?.0;
         let record = self.remove(key)?;
-        if let Some(index) = record.gap() {
-            self.gaps.remove(&index);
-        }
+        self.forget_gap(&record, key);
         Some(record.resolved(time_ms))
     }
 

@@ -243,7 +243,7 @@ impl Detector {
     }
 
     /// Raises `audit_gap`. While one about the same stream and reason is open, another hole counts in it (`details.count`,
-    /// `missed`, `to` when it resolves) and keeps it open. All but `unreadable` resolve `event_alert_ttl` after the last hole.
+    /// `missed`, `to` when it resolves) if it comes within a minute. All but `unreadable` resolve `event_alert_ttl` after the first.
     pub fn gap(&mut self, time_ms: u64, gap: &Gap, out: &mut Vec<Alert>) {
         let time = self.clamp(time_ms);
         self.tally.gap(gap.source, gap.reason);

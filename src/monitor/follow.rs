@@ -237,6 +237,9 @@ impl Monitor {
             if Instant::now() >= next_try {
                 let agrees = self.agrees(state).await?;
                 let lease = self.store.lease(&self.node, state.fence).await?;
+                if !std::mem::replace(&mut up, true) {
+                    self.store_up(outage);
+                }
                 state.fence = state.fence.max(lease.fence);
                 if lease.node == self.node {
                     // What the last leader committed before its lease ended must be in the state first.
@@ -271,9 +274,6 @@ impl Monitor {
                     }
                     self.tell("lease", true, format!("{} leads", lease.node));
                 }
-            }
-            if !std::mem::replace(&mut up, true) {
-                self.store_up(outage);
             }
             let wait = next_try.saturating_duration_since(Instant::now()).max(std::time::Duration::from_millis(1));
             let records = tokio::select! {

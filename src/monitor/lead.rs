@@ -33,6 +33,9 @@ const TAKEN_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Entries taken in before the lease, the heartbeat and the other tasks get their turn.
 const TAKEN_AT_ONCE: usize = 1024;
 const SLOTS_AT_ONCE: u64 = 1000;
+/// Entries that one read gives at most, and at least of each stream.
+const READ_MAX: usize = 50_000;
+const READ_EACH_MIN: usize = 16;
 /// A read waits no longer while a look is under way, or while a slot is held open by a stream that cannot be read.
 const SHORT_WAIT: Duration = Duration::from_millis(100);
 /// How often a stream that cannot be read is tried.
@@ -292,9 +295,11 @@ impl Monitor {
             indices.push(index);
             cursors.push((stream.key.clone(), stream.position));
         }
+        // Many streams at once are read in smaller parts, so that what is in memory does not grow with their number.
+        let batch = self.options.batch_max.min((READ_MAX / cursors.len().max(1)).max(READ_EACH_MIN));
         let block = self.patience(l);
         let Leader { reader, search, found, .. } = l;
-        let mut reading = pin!(reader.read(&cursors, self.options.batch_max, block));
+        let mut reading = pin!(reader.read(&cursors, batch, block));
         loop {
             tokio::select! {
                 reply = &mut reading => return Ok(Some((indices, reply?))),

@@ -49,6 +49,8 @@ pub struct Stream {
     pub fault: Option<Fault>,
     /// `done` has moved since the last commit record.
     pub moved: bool,
+    /// Position when it was last held against the store.
+    pub compared: EntryId,
     /// Entries taken in since the last commit record.
     pub taken: u64,
     /// `counted` was looked up since the last commit record: a replay could not know it.
@@ -90,6 +92,7 @@ impl Stream {
             existed: false,
             fault: None,
             moved: true,
+            compared: position,
             taken: 0,
             recounted: false,
             lag: None,
@@ -156,6 +159,7 @@ impl Stream {
         let before = self.counted;
         let hole = self.hold_against(info);
         self.recounted |= self.counted != before;
+        self.compared = self.position;
         hole
     }
 
@@ -199,9 +203,12 @@ impl Stream {
         let at_end = info.last_generated == self.position || info.length == 0;
         let hole = match (info.added, self.counted) {
             (Some(added), Some(counted)) if added < counted => {
-                // Deleted and made anew between two looks, with greater ids: they have been read like any others.
+                // Between two looks it lost its newest entries and got others, or was deleted and made anew with greater ids:
+                // they have been read like any others.
                 self.counted = if at_end { Some(added) } else { None };
-                Some(Hole { reason: GapReason::Reset, from, to: info.first, missed: None })
+                let same = info.first.is_some_and(|first| first <= self.compared);
+                let reason = if same { GapReason::Rewound } else { GapReason::Reset };
+                Some(Hole { reason, from: self.compared, to: info.first, missed: None })
             }
             (Some(added), Some(counted)) if at_end && added > counted => {
                 self.counted = Some(added);

@@ -15,7 +15,7 @@ use super::{
     socket::{Fault, Incoming, Socket},
 };
 use crate::{
-    auth::Principal,
+    auth::{Principal, RefusalKind},
     hub::Connection,
     metrics::unix_ms,
     wire::{self, ClientFrame, CloseCode, ErrorCode, RequestId, Subscription},
@@ -424,7 +424,11 @@ impl Client {
             Err(_) => return error(ErrorCode::Internal, "the store did not answer in time"),
             Ok(Err(refusal)) => {
                 self.ctx.metrics.auth_failures.inc(refusal.kind.as_str());
+                let revoked = refusal.kind == RefusalKind::Blacklisted;
                 let denied = Denied::Token(refusal);
+                if revoked {
+                    return Err(End::Denied(denied));
+                }
                 return error(denied.close().0, denied.text());
             }
             Ok(Ok(principal)) => principal,

@@ -180,6 +180,8 @@ impl Node {
         // From its first commit on it has looked at everything.
         let before = self.store.recover().await.expect("the state is read").commit;
         until("a commit", async || self.store.recover().await.is_ok_and(|r| r.commit > before)).await;
+        let ready = || self.metrics.health.ready(&["source"]);
+        until(&format!("ready, it is {:?}", ready()), async || ready().ready).await;
     }
 
     pub async fn follows(&mut self) {
