@@ -311,7 +311,7 @@ function drawList() {
   $('list-count').textContent = shown === alerts.size ? alerts.size || '' : `${shown} of ${alerts.size}`;
   $('none').hidden = shown > 0;
   $('none').textContent = alerts.size ? 'No alert matches the filter.' : late.has('earlier') ? 'Earlier alerts are not here yet.' : 'No alerts yet.';
-  $('bound').textContent = alerts.size < ALERTS_MAX ? '' : `The newest ${ALERTS_MAX}; all that are kept: /api/v1/alerts`;
+  $('bound').textContent = alerts.size < ALERTS_MAX ? (late.has('earlier') && alerts.size ? 'Earlier alerts are not here yet.' : '') : `The newest ${ALERTS_MAX}; all that are kept: /api/v1/alerts`;
 }
 
 // When the alert became what it is. A resolved event alert still carries its event's time; `received_at` is when it resolved.
