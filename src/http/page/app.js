@@ -1,11 +1,13 @@
 // The page's connection: a token, the feed, and what to do when it ends (contract §5). The rest is in board.js.
 
 import {
-  $, ALERTS_MAX, ago, clock, current, draw, drawAll, firing, forget, isObject, keepPos, list, notice, route, session, sources, take,
-  takeMetrics,
+  $, ALERTS_MAX, ago, clock, current, draw, drawAll, forget, isObject, keepPos, late, list, notice, route, session, sources, take,
+  takeFiring, takeHistory, takeMetrics, withdraw,
 } from './board.js';
 
-const POLL_MS = 5000;
+const POLL_MS = 10_000; // Less often where the server says that it is too much, and not at all while the feed brings values.
+const POLL_MAX_MS = 60_000;
+const ROOM_MS = 30_000; // A 429 that does not say for how long.
 const RETRY_MAX_MS = 300_000;
 const STABLE_MS = 10_000; // A connection that lived so long starts the backoff anew.
 const TOKEN_ENDS_SOON_MS = 600_000;
@@ -20,6 +22,12 @@ let lastWords = null; // The last `bye` or `error` of this connection.
 let retryAt = 0;
 let why = '';
 let silentPolls = 0;
+let pollMs = POLL_MS;
+let roomAt = 0; // Before that, the server takes no requests of this page (429). The feed is not concerned.
+let valuesAt = 0;
+let filling = false;
+let fillAt = 0;
+let toldLimit = false;
 let token = '';
 let run = 0; // Answers to what an earlier start asked are dropped.
 
@@ -31,7 +39,18 @@ function say(state, text) {
   $('link-text').textContent = text;
 }
 
+// Seconds, or a date.
+function retryAfter(text) {
+  const seconds = Number(text);
+  return (Number.isFinite(seconds) ? seconds : (Date.parse(text) - Date.now()) / 1000) || 0;
+}
+
+function limited() {
+  return Object.assign(new Error(`the server takes requests again at ${clock(new Date(roomAt))}`), { status: 429, seconds: 0 });
+}
+
 async function api(path) {
+  if (Date.now() < roomAt) throw limited();
   let answer;
   try {
     const headers = { Authorization: `Bearer ${token}` };
@@ -41,43 +60,102 @@ async function api(path) {
   }
   const body = await answer.json().catch(() => null);
   if (answer.ok && isObject(body)) return body;
-  const seconds = Number(answer.headers.get('Retry-After')) || 0;
+  const seconds = retryAfter(answer.headers.get('Retry-After') ?? '');
+  if (answer.status === 429) {
+    roomAt = Date.now() + (seconds > 0 ? seconds * 1000 : ROOM_MS);
+    pollMs = Math.min(pollMs * 2, POLL_MAX_MS);
+    // Said once, not each time.
+    if (!toldLimit) notice('The server limits how often this page may ask (RATE_LIMIT_GENERAL). What is shown stays, new alerts come all the same; the rest follows when there is room.', 'limit');
+    toldLimit = true;
+    throw limited();
+  }
   throw Object.assign(new Error(body?.detail ?? `the server answered ${answer.status}`), { status: answer.status, seconds });
 }
 
-// From the beginning: the newest alerts, what is firing, then the feed from exactly there.
+// From the beginning: the newest alerts, then the feed from exactly there, then the rest.
 async function start() {
   const mine = ++run;
   hangUp();
   say('wait', 'connecting');
+  const seen = session.get('pos');
+  let page = null;
   try {
-    const page = await api(`alerts?order=desc&limit=${ALERTS_MAX}`);
-    const now = await api('alerts?status=firing');
-    const past = await api('metrics/history?since=1h');
-    const seen = session.get('pos');
-    const told = !seen || seen === page.head || list(page.alerts).some((frame) => frame.pos === seen);
-    // Further back than the list goes, or not kept any more: the log knows.
-    const expired = !told && (await api(`alerts?after=${encodeURIComponent(seen)}&limit=1`).then(() => false, (problem) => problem.status === 410));
+    page = await api(`alerts?order=desc&limit=${ALERTS_MAX}`);
+  } catch (problem) {
     if (mine !== run) return;
-    if (expired) notice('Alerts since you last looked are not kept any more, or the log has begun anew; these are all there are.');
+    if (problem.status === 401 || problem.status === 403) return ask(problem.message);
+    if (problem.status !== 429) return again(problem.message, problem.seconds * 1000);
+  }
+  if (mine !== run) return;
+  late.clear();
+  if (page) {
     forget();
     for (const frame of list(page.alerts).filter(isObject).reverse()) take(frame, false);
-    firing.clear();
-    for (const frame of list(now.alerts).filter(isObject)) firing.set(String(frame.alert_id), frame);
-    for (const snapshot of list(past.snapshots)) takeMetrics(snapshot.timestamp, snapshot.metrics);
     keepPos(page.head);
-    $('ask').hidden = true;
-    $('board').hidden = false;
-    $('leave').hidden = false;
-    connect();
-    drawAll();
-    route(api);
-    poll();
+    // Further back than the list goes: not kept any more, perhaps; the log knows.
+    const told = !seen || seen === page.head || list(page.alerts).some((frame) => frame.pos === seen);
+    for (const what of ['firing', 'history', told ? 'values' : 'seen']) late.add(what);
+    from = seen;
+    valuesAt = Date.now();
+    fillAt = 0;
+  } else {
+    // The feed has no such limit: it goes on, or tells what is firing.
+    if ($('list').childElementCount === 0) session.set('pos', '');
+    late.add('earlier');
+  }
+  $('ask').hidden = true;
+  $('board').hidden = false;
+  $('leave').hidden = false;
+  connect();
+  drawAll();
+  await fill();
+  if (mine === run) route(api);
+}
+
+let from = ''; // Where this page was before the start.
+const PARTS = {
+  firing: async (get) => takeFiring(list((await get('alerts?status=firing')).alerts).filter(isObject)),
+  history: async (get) => takeHistory(list((await get('metrics/history?since=1h')).snapshots).filter(isObject)),
+  values: async (get) => takeValues(await get('metrics/current')),
+  seen: (get) => get(`alerts?after=${encodeURIComponent(from)}&limit=1`).catch((problem) => {
+    if (problem.status !== 410) throw problem;
+    notice('Alerts since you last looked are not kept any more, or the log has begun anew; these are all there are.');
+  }),
+};
+
+// What a start still lacks, one after the other. What is refused for now is asked for again when there is room.
+async function fill() {
+  if (filling || !late.size || !token || !$('ask').hidden || Date.now() < Math.max(roomAt, fillAt)) return;
+  if (late.has('earlier')) return start();
+  const mine = run;
+  const asked = async (path) => {
+    const answer = await api(path);
+    if (mine !== run) throw new Error('answered too late');
+    return answer;
+  };
+  filling = true;
+  try {
+    for (const what of [...late]) {
+      if (what === 'linked') route(api);
+      else await PARTS[what](asked);
+      if (mine === run) late.delete(what);
+      draw();
+    }
   } catch (problem) {
     if (mine !== run) return;
     if (problem.status === 401 || problem.status === 403) ask(problem.message);
-    else again(problem.message, problem.seconds * 1000);
+    else if (problem.status !== 429) fillAt = Date.now() + (problem.seconds * 1000 || POLL_MS);
+  } finally {
+    filling = false;
   }
+  if (!late.size && Date.now() >= roomAt) withdraw('limit');
+}
+
+function takeValues(values) {
+  valuesAt = Date.now();
+  takeMetrics(values.timestamp, values.metrics);
+  sources.clear();
+  for (const source of list(values.sources).filter(isObject)) sources.set(source.source, source);
 }
 
 function connect() {
@@ -85,7 +163,8 @@ function connect() {
   lastWords = null;
   retryAt = 0;
   say('wait', 'connecting');
-  const url = new URL(`ws?metrics=true&after=${encodeURIComponent(session.get('pos'))}`, base);
+  const pos = session.get('pos');
+  const url = new URL(`ws?metrics=true&${pos ? `after=${encodeURIComponent(pos)}` : 'active=true'}`, base);
   url.protocol = url.protocol.replace('http', 'ws');
   try {
     socket = new WebSocket(url, ['auditcast.v1', `auditcast.token.${token}`]);
@@ -117,11 +196,13 @@ function heard(text) {
       break;
     case 'subscribed':
       if (frame.recovered === false) {
-        notice(`The server could not go on from where this page was (${frame.reason}); the list has been read again.`);
+        notice(`The server could not go on from where this page was (${frame.reason}); the list is read again.`);
         session.set('pos', '');
         start();
         return;
       }
+      if (!session.get('pos')) keepPos(frame.head);
+      sources.clear(); // Their states follow.
       say('ok', 'live');
       break;
     case 'security_alert': case 'alert_acknowledged': case 'alert_unacknowledged':
@@ -131,13 +212,14 @@ function heard(text) {
       keepPos(frame.pos);
       return;
     case 'security_metrics':
+      if (Date.now() - Date.parse(frame.timestamp) < POLL_MS) valuesAt = Date.now();
       takeMetrics(frame.timestamp, frame.metrics);
       break;
     case 'source_status':
       sources.set(frame.source, frame);
       break;
     case 'gap':
-      notice(`${frame.missed ?? 'Some'} ${frame.feed} were lost on the way here (${frame.reason}); the list has been read again.`);
+      notice(`${frame.missed ?? 'Some'} ${frame.feed} were lost on the way here (${frame.reason}); the list is read again.`);
       session.set('pos', '');
       start();
       return;
@@ -194,19 +276,25 @@ function use(text) {
   token = text.trim().replace(/^bearer\s+/i, '');
   session.set('token', token);
   attempts = 0;
+  roomAt = 0;
+  pollMs = POLL_MS;
+  toldLimit = false;
   start();
 }
 
+// The values between the snapshots that the feed brings.
 async function poll() {
-  if (!token || !$('ask').hidden || $('board').hidden || document.hidden) return;
+  if (!token || !$('ask').hidden || $('board').hidden || document.hidden || filling || late.size) return;
+  const now = Date.now();
+  if (now < roomAt || now - valuesAt < pollMs) return;
+  valuesAt = now;
   const mine = run;
   try {
     const values = await api('metrics/current');
     if (mine !== run) return;
     silentPolls = 0;
-    takeMetrics(values.timestamp, values.metrics);
-    sources.clear();
-    for (const source of list(values.sources)) sources.set(source.source, source);
+    withdraw('limit');
+    takeValues(values);
     draw();
   } catch (problem) {
     if (mine !== run) return;
@@ -226,6 +314,8 @@ function tick() {
     say('wait', `${why}; again in ${seconds} s`);
     $('now').hidden = false;
   }
+  fill();
+  poll();
   for (const since of document.querySelectorAll('[data-since]')) since.textContent = `for ${ago(since.dataset.since)}`;
   const age = (Date.now() - Date.parse(current.timestamp)) / 1000;
   $('as-of').textContent = current.timestamp ? `as of ${clock(new Date(current.timestamp))}${age > 20 ? `, ${ago(current.timestamp)} ago` : ''}` : '';
@@ -248,6 +338,7 @@ $('leave').addEventListener('click', () => {
   token = '';
   for (const name of ['token', 'pos']) session.set(name, '');
   forget();
+  late.clear();
   $('board').hidden = true;
   ask('');
 });
@@ -255,7 +346,6 @@ $('now').addEventListener('click', retry);
 addEventListener('hashchange', () => { if (!takeFragment()) route(api); });
 addEventListener('online', () => { if (retryAt) retry(); });
 document.addEventListener('visibilitychange', poll);
-setInterval(poll, POLL_MS);
 setInterval(tick, 1000);
 
 // `#token=…`: taken over, and gone from the address bar before anybody can read it there.

@@ -78,14 +78,19 @@ function badge(severity) {
   return el('span', { className: `badge ${severity}` }, el('span', { className: `mark ${severity}`, ariaHidden: 'true' }), severity);
 }
 
-export function notice(text) {
-  const same = [...$('notices').children].find((item) => item.dataset.text === text);
+export function notice(text, topic = text) {
+  const same = [...$('notices').children].find((item) => item.dataset.topic === topic);
   same?.remove();
   const item = el('li', {}, timeOf(Date.now()), el('span', { textContent: text }));
-  item.dataset.text = text;
+  item.dataset.topic = topic;
   item.append(el('button', { type: 'button', textContent: 'Dismiss', onclick: () => item.remove() }));
   $('notices').prepend(item);
   while ($('notices').children.length > NOTICES_MAX) $('notices').lastElementChild.remove();
+}
+
+// What is no longer so.
+export function withdraw(topic) {
+  [...$('notices').children].find((item) => item.dataset.topic === topic)?.remove();
 }
 
 // --- What is known ----------------------------------------------------------------------------------------------------------
@@ -93,6 +98,8 @@ export function notice(text) {
 const alerts = new Map(); // alert_id → { frame, text, item, fired }, oldest change first.
 export const firing = new Map(); // alert_id → frame
 export const sources = new Map();
+// What a start asked for and has not got yet: 'earlier' alerts, 'firing', 'history', 'values', 'seen', 'linked'.
+export const late = new Set();
 const points = new Map(); // metric → [{ t, v }], ascending; no v where the value was absent.
 export let current = { timestamp: '', metrics: {} };
 let linked = ''; // The alert of #/alerts/ID.
@@ -124,7 +131,8 @@ export function take(frame, live) {
   if (frame.status === 'firing') firing.set(id, frame);
   else firing.delete(id);
   const alert = known ?? { item: null, fired: null };
-  if (frame.status === 'firing') alert.fired = frame.timestamp;
+  // The time of an event alert is its event's, in both frames; of the others, that of the change.
+  if (frame.status === 'firing' || frame.kind === 'event') alert.fired = frame.timestamp;
   Object.assign(alert, { frame, text: JSON.stringify(frame).toLowerCase(), stale: true, fresh: live && !frame.replayed });
   // What somebody is reading stays where it is.
   if (!known || !isOpen(known)) {
@@ -152,21 +160,40 @@ function announce(frame) {
   }, 1000);
 }
 
+// What is firing by the server's account; what the feed has said since then counts.
+export function takeFiring(frames) {
+  for (const frame of frames) {
+    const id = String(frame.alert_id);
+    if ((alerts.get(id)?.frame.status ?? 'firing') === 'firing') firing.set(id, alerts.get(id)?.frame ?? frame);
+  }
+}
+
 export function takeMetrics(timestamp, metrics) {
   const t = Date.parse(timestamp);
   if (!isObject(metrics) || Number.isNaN(t)) return;
   if (!current.timestamp || t >= Date.parse(current.timestamp)) current = { timestamp, metrics };
   for (const name of new Set([...Object.keys(LABELS), ...Object.keys(metrics)])) {
     const v = metrics[name];
-    if (v !== undefined && typeof v !== 'number') continue;
-    const line = points.get(name) ?? points.set(name, []).get(name);
-    const last = line.at(-1);
-    if (last && t <= last.t) continue;
-    // Between two points that are kept, the newest is only moved.
-    if (line.length > 1 && t - line.at(-2).t < POINTS_APART_MS) line.pop();
-    line.push({ t, v });
-    while (line.length && line[0].t < t - HISTORY_MS) line.shift();
+    if (v === undefined || typeof v === 'number') keep(name, { t, v });
   }
+}
+
+function keep(name, point) {
+  const line = points.get(name) ?? points.set(name, []).get(name);
+  const last = line.at(-1);
+  if (last && point.t <= last.t) return;
+  // Between two points that are kept, the newest is only moved.
+  if (line.length > 1 && point.t - line.at(-2).t < POINTS_APART_MS) line.pop();
+  line.push(point);
+  while (line.length && line[0].t < point.t - HISTORY_MS) line.shift();
+}
+
+// The past may come after what followed it.
+export function takeHistory(snapshots) {
+  const since = [...points];
+  points.clear();
+  for (const snapshot of snapshots) takeMetrics(snapshot.timestamp, snapshot.metrics);
+  for (const [name, line] of since) for (const point of line) keep(name, point);
 }
 
 // --- Drawing ----------------------------------------------------------------------------------------------------------------
@@ -198,7 +225,7 @@ function drawFiring() {
     SEVERITIES.indexOf(severityOf(b)) - SEVERITIES.indexOf(severityOf(a)) || (a.timestamp < b.timestamp ? 1 : -1));
   const shown = worstFirst.slice(0, allFiring ? FIRING_MAX : FIRING_SHOWN);
   $('firing-count').textContent = firing.size || '';
-  $('calm').hidden = firing.size > 0;
+  $('calm').hidden = firing.size > 0 || late.has('firing');
   $('firing-more').hidden = firing.size <= FIRING_SHOWN;
   $('firing-more').textContent = allFiring ? 'Show fewer' : `Show ${firing.size <= FIRING_MAX ? 'all' : `${FIRING_MAX} of`} ${firing.size}`;
   // Only what has changed is made anew: a link that is replaced while it is clicked is not followed.
@@ -283,8 +310,16 @@ function drawList() {
   $('list').hidden = shown === 0;
   $('list-count').textContent = shown === alerts.size ? alerts.size || '' : `${shown} of ${alerts.size}`;
   $('none').hidden = shown > 0;
-  $('none').textContent = alerts.size ? 'No alert matches the filter.' : 'No alerts yet.';
-  $('bound').textContent = alerts.size < ALERTS_MAX ? '' : `The newest ${ALERTS_MAX}; all that are kept: /api/v1/alerts`;
+  $('none').textContent = alerts.size ? 'No alert matches the filter.' : late.has('earlier') ? 'Earlier alerts are not here yet.' : 'No alerts yet.';
+  $('bound').textContent = alerts.size < ALERTS_MAX ? (late.has('earlier') && alerts.size ? 'Earlier alerts are not here yet.' : '') : `The newest ${ALERTS_MAX}; all that are kept: /api/v1/alerts`;
+}
+
+// When the alert became what it is. A resolved event alert still carries its event's time; `received_at` is when it resolved.
+function changed(frame) {
+  const resolved = frame.status !== 'firing';
+  const time = timeOf(resolved ? frame.received_at ?? frame.timestamp : frame.timestamp);
+  time.title = `${resolved ? 'resolved at' : frame.kind === 'event' ? 'event of' : 'fired at'} ${time.title}`;
+  return time;
 }
 
 function drawRow(alert) {
@@ -298,7 +333,7 @@ function drawRow(alert) {
   const user = frame.username ?? frame.user_id;
   const about = [frame.event_type, user, frame.details?.ip_address].filter((part) => typeof part === 'string').join(' · ');
   alert.item.firstElementChild.replaceChildren(
-    timeOf(frame.timestamp), badge(severity),
+    changed(frame), badge(severity),
     el('span', { className: `status ${frame.status === 'firing' ? 'firing' : ''}`, textContent: frame.acknowledged ? 'acknowledged' : frame.status }),
     el('span', { className: 'message', textContent: frame.message }), el('span', { className: 'about', textContent: about, title: about }));
   if (isOpen(alert)) alert.item.lastElementChild.replaceWith(detail(frame, alert.fired, false));
@@ -324,7 +359,7 @@ function filter() {
 // --- One alert, whole -------------------------------------------------------------------------------------------------------
 
 const APART = ['type', 'message', 'severity', 'details', 'evidence'];
-const TIMES = ['timestamp', 'received_at', 'fired_at'];
+const TIMES = ['timestamp', 'received_at', 'event_at', 'fired_at', 'resolved_at'];
 const LINKS = ['url', 'runbook_url'];
 
 function member(name, value) {
@@ -353,8 +388,12 @@ function top(name, entries) {
 
 function detail(frame, fired, linkToIt) {
   const details = isObject(frame.details) ? frame.details : {};
-  const rest = Object.entries(frame).filter(([name]) => !APART.includes(name));
-  if (frame.status !== 'firing' && fired) rest.unshift(['fired_at', fired]);
+  let rest = Object.entries(frame).filter(([name]) => !APART.includes(name));
+  if (frame.status !== 'firing') {
+    rest = rest.filter(([name]) => name !== 'timestamp' && name !== 'received_at');
+    rest.unshift([frame.kind === 'event' ? 'event_at' : 'fired_at', frame.kind === 'event' ? frame.timestamp : fired],
+      ['resolved_at', frame.received_at ?? frame.timestamp]);
+  }
   const body = el('div', { className: `detail is-${severityOf(frame)}` });
   if (linkToIt) body.append(el('a', { href: `#/alerts/${encodeURIComponent(frame.alert_id)}`, textContent: 'Link to this alert' }));
   else body.append(el('h3', { textContent: frame.message }), badge(severityOf(frame)));
@@ -387,6 +426,7 @@ export async function route(api) {
     let found;
     try { found = await api(`alerts/${id}`); } catch (problem) { found = problem; }
     if (linked !== id || linkedDrawn) return;
+    if (found.status === 429) late.add('linked');
     if (found instanceof Error) $('linked-body').replaceChildren(el('p', { className: 'calm', textContent: `This alert cannot be shown: ${found.message}.` }));
     else showLinked(found);
   }
