@@ -348,7 +348,8 @@ async fn bridges(
             Some(Ok(_)) => {}
             Some(Err(_)) | None => return Ok(()),
         }
-        let term = stop.child_token();
+        // Not a child of `stop`: a bridge that ends because of it must not look like one that ended by itself.
+        let term = CancellationToken::new();
         let mut running = JoinSet::new();
         for source in &sources {
             running.spawn(source::bridge(source.clone(), store.clone(), term.clone()));
