@@ -220,12 +220,13 @@ def test_connections_that_are_not_taken(redis_server, make_daemon):
 
 def test_above_the_limit_of_memory(redis_server, make_daemon):
     """Who is in stays; who is new gets 503 and is counted."""
-    daemon = make_daemon(redis_server, limits={"memory": "64MiB"}, feed={"ring": 5000}).start()
+    daemon = make_daemon(redis_server, limits={"memory": "64MiB"}, feed={"ring": 20000}).start()
     client = daemon.ws().hello()
-    body = "x" * 30_000
+    # What an alert keeps of its details is bounded, so there must be many.
+    details = json.dumps({f"part{k}": "x" * 1000 for k in range(7)})
     pipe = daemon.redis.pipeline(transaction=False)
-    for n in range(3000):
-        pipe.xadd(STREAM, {"event_type": f"custom.kind_{n // 50}", "severity": "critical", "details": json.dumps({"payload": body})})
+    for n in range(10_000):
+        pipe.xadd(STREAM, {"event_type": f"custom.kind_{n // 50}", "severity": "critical", "details": details})
     pipe.execute()
     until("it holds more than 64 MiB", lambda: daemon.rss() > 70 << 20, 60)
     until("it has looked", lambda: "limits.memory" in daemon.stderr())
