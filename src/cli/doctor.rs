@@ -144,6 +144,9 @@ fn secrets(report: &mut Report, config: &Config) {
     {
         report.warn("secret", "REDIS_PASSWORD is the sample text of the guide, which everybody knows", "set one of your own");
     }
+    if config.sample_encryption_key {
+        report.warn("secret", "ENCRYPTION_KEY is the sample text of the guide, which everybody knows", "set one of your own");
+    }
     // A key in a file that everybody may read is everybody's.
     #[cfg(unix)]
     if let Some(path) = &config.path {

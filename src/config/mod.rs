@@ -39,6 +39,8 @@ pub struct Config {
     /// `listen.public`, `listen.ops`; port 0 takes a free one.
     pub public: SocketAddr,
     pub ops: SocketAddr,
+    /// `ENCRYPTION_KEY` is a guide's sample text: nothing is encrypted with it yet, so it is told and not refused.
+    pub sample_encryption_key: bool,
     /// After a stop signal everything has so long to end.
     pub shutdown_grace: Duration,
     /// `limits.memory`: resident bytes above which new connections are refused.

@@ -134,9 +134,7 @@ pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<F
     });
 
     let encryption = root.section("encryption");
-    if encryption.secret("key").is_some_and(|key| auth::is_sample(&key)) {
-        encryption.fault("key", "ENCRYPTION_KEY is the sample text of the guide, which everybody knows; make one of your own");
-    }
+    let sample_encryption_key = encryption.secret("key").is_some_and(|key| auth::is_sample(&key));
     encryption.word("algorithm", &["AES-256-GCM"]);
     encryption.done();
 
@@ -175,6 +173,7 @@ pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<F
         sources,
         public,
         ops,
+        sample_encryption_key,
         shutdown_grace,
         memory_bytes_max,
         sign_in: SignIn { rate_auth, session_ttl: session_timeout, refresh_ttl },
