@@ -161,12 +161,13 @@ def test_doctor(redis_daemon):
 
 
 def reload(daemon, text, taken):
-    """Writes the file, tells the daemon, waits for its word; what it has logged since."""
+    """Writes the file, tells the daemon, waits until it is in force or refused; what it has logged since."""
     before = len(daemon.stderr())
     daemon.config_path.write_text(text)
     daemon.send_signal(signal.SIGHUP)
-    word = "the configuration was read again" if taken else "the configuration in force is kept"
-    until(f"it says: {word}", lambda: word in daemon.stderr()[before:])
+    # What was read is in force when the monitor says so, a turn later.
+    for word in ["the configuration was read again", "the new settings are in force"] if taken else ["the configuration in force is kept"]:
+        until(f"it says: {word}", lambda: word in daemon.stderr()[before:])
     daemon.wait_metric("auditcast_config_last_reload_successful", int(taken))
     return daemon.stderr()[before:]
 
