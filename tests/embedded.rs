@@ -188,7 +188,7 @@ fn nothing_acknowledged_is_lost_by_a_kill() {
                 let found = store.stream_range(&stream, before, *id, 2).await.unwrap();
                 assert_eq!(found.len(), 1, "round {round}: {what} {id} {text}");
                 assert_eq!(found[0].id, *id);
-                assert_eq!(found[0].fields.last().unwrap().1, text.as_bytes());
+                assert_eq!(found[0].fields().last().unwrap().1, text.as_bytes());
             }
             let log = store.log_read(0, 100_000).await.unwrap();
             assert!(log.iter().zip(1..).all(|(entry, seq)| entry.seq == seq), "round {round}: a hole in the alert log");

@@ -176,7 +176,7 @@ async fn events_come_in_and_are_accepted_once() {
     let stored =
         server.store.stream_range(&stream, auditcast::event::EntryId::ZERO, auditcast::event::EntryId::MAX, 100).await.unwrap();
     assert_eq!(stored.len(), 5);
-    let text: String = stored.iter().flat_map(|entry| &entry.fields).map(|(_, value)| String::from_utf8_lossy(value)).collect();
+    let text: String = stored.iter().flat_map(|entry| entry.fields()).map(|(_, value)| String::from_utf8_lossy(value)).collect();
     assert!(!text.contains("hunter2") && text.contains("***"), "masked before it is stored");
     server.stop().await;
 }

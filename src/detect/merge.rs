@@ -9,45 +9,79 @@
 //! - every [`Merge::steps`] that gave a [`Step::Future`], and
 //! - every [`Merge::steps`] that closed slots, at the latest before the next one with late entries ([`Merge::has_late`]).
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque, binary_heap::PeekMut},
+    sync::Arc,
+};
 
 use crate::event::EntryId;
 
 /// An entry on its way to the detector.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item<T> {
-    /// The stream's key.
-    pub stream: Arc<str>,
+pub struct Item<T, S = Arc<str>> {
+    /// The stream: its key, or what stands for it and has the same order.
+    pub stream: S,
     pub entry: EntryId,
     pub item: T,
 }
 
-impl<T> Item<T> {
-    fn order(&self) -> (EntryId, &str) {
+impl<T, S> Item<T, S> {
+    fn order(&self) -> (EntryId, &S) {
         (self.entry, &self.stream)
     }
 }
 
 /// What the detector is given next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step<T> {
+pub enum Step<T, S = Arc<str>> {
     /// An entry, at its time in the open slot.
-    Observe { time_ms: u64, item: Item<T> },
+    Observe { time_ms: u64, item: Item<T, S> },
     /// Every slot up to this end, inclusive.
     CloseTo(u64),
     /// An entry whose id is ahead of the store's clock: counts now. Above 5 s it is worth an `audit_clock`.
-    Future { time_ms: u64, ahead_ms: u64, item: Item<T> },
+    Future { time_ms: u64, ahead_ms: u64, item: Item<T, S> },
 }
 
 #[derive(Clone, Debug)]
 struct Stream<T> {
     name: Arc<str>,
+    /// Its place among the names.
+    rank: usize,
     items: VecDeque<(EntryId, T)>,
     complete_through_ms: u64,
     at_end: bool,
     voting: bool,
     /// Numbers of streams stay what they are; a removed one neither votes nor holds anything.
     removed: bool,
+}
+
+/// How far [`Merge::next_step`] has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    /// What is at or below the watermark.
+    Settled,
+    /// The slots that end there.
+    Slots,
+    /// What is younger, where the open slot may take it.
+    Open,
+    /// Ids ahead of the clock.
+    Future,
+    #[default]
+    Done,
+}
+
+/// The steps that are being given out.
+#[derive(Clone, Debug, Default)]
+struct Run {
+    phase: Phase,
+    last_slot: u64,
+    interval: u64,
+    watermark: u64,
+    /// Entries up to here are due in this phase.
+    through: u64,
+    /// The oldest entry in hand of each stream: (id, rank, number).
+    fronts: BinaryHeap<Reverse<(EntryId, usize, usize)>>,
 }
 
 /// Read but not yet observed entries of all streams.
@@ -57,30 +91,35 @@ pub struct Merge<T> {
     /// The store's clock before and after the newest read; never runs backwards.
     before_ms: u64,
     after_ms: u64,
+    /// A stream was added since they were given their ranks.
+    unranked: bool,
+    run: Run,
 }
 
 impl<T> Default for Merge<T> {
     fn default() -> Merge<T> {
-        Merge { streams: Vec::new(), before_ms: 0, after_ms: 0 }
+        Merge::new(0)
     }
 }
 
 impl<T> Merge<T> {
     /// Without streams; `time_ms` is the store's clock as of the last commit record, 0 if there is none.
     pub fn new(time_ms: u64) -> Merge<T> {
-        Merge { streams: Vec::new(), before_ms: 0, after_ms: time_ms }
+        Merge { streams: Vec::new(), before_ms: 0, after_ms: time_ms, unranked: false, run: Run::default() }
     }
 
     /// Adds a stream and gives its number. It votes, and holds the slots open until it has been read for the first time.
     pub fn add(&mut self, name: &str) -> usize {
         self.streams.push(Stream {
             name: Arc::from(name),
+            rank: 0,
             items: VecDeque::new(),
             complete_through_ms: 0,
             at_end: false,
             voting: true,
             removed: false,
         });
+        self.unranked = true;
         self.streams.len() - 1
     }
 
@@ -126,17 +165,35 @@ impl<T> Merge<T> {
 
     /// Takes in what one read gave for one stream, also if that is nothing: ascending ids above all before. `full`: there may
     /// be more. `before_ms` and `after_ms` are the store's clock around the read.
-    pub fn push(&mut self, stream: usize, entries: Vec<(EntryId, T)>, full: bool, before_ms: u64, after_ms: u64) {
+    pub fn push(
+        &mut self,
+        stream: usize,
+        entries: impl IntoIterator<Item = (EntryId, T)>,
+        full: bool,
+        before_ms: u64,
+        after_ms: u64,
+    ) {
         self.tick(before_ms, after_ms);
         let Some(stream) = self.streams.get_mut(stream).filter(|s| !s.removed) else { return };
-        let through = match entries.last() {
+        let had = stream.items.len();
+        stream.items.extend(entries);
+        let through = match stream.items.back() {
             // More entries of the last millisecond may follow. An id from the future says nothing about the time until then.
-            Some((last, _)) if full => last.ms.saturating_sub(1).min(before_ms),
+            Some((last, _)) if full && stream.items.len() > had => last.ms.saturating_sub(1).min(before_ms),
             _ => before_ms,
         };
         stream.complete_through_ms = stream.complete_through_ms.max(through);
         stream.at_end = !full;
-        stream.items.extend(entries);
+    }
+
+    /// Whether this stream need not be read further: it has entries in hand that will have to wait for other streams. The same
+    /// before and after the steps that a read allows.
+    pub fn waits(&self, stream: usize) -> bool {
+        let watermark = self.watermark();
+        self.streams.get(stream).is_some_and(|s| {
+            let held = s.items.back().is_some_and(|(last, _)| last.ms > watermark.min(self.after_ms));
+            held && s.complete_through_ms > watermark
+        })
     }
 
     /// Time of the oldest entry that is held, Unix ms.
@@ -162,55 +219,156 @@ impl<T> Merge<T> {
     }
 
     /// What can be observed and closed by now, in order. `last_slot` is the end of the last closed slot.
-    pub fn steps(&mut self, mut last_slot: u64, interval: u64) -> Vec<Step<T>> {
+    pub fn steps(&mut self, last_slot: u64, interval: u64) -> Vec<Step<T>> {
+        self.begin_steps(last_slot, interval);
         let mut out = Vec::new();
-        let watermark = self.watermark();
-        self.release(watermark, &mut last_slot, interval, &mut out);
-        close_to(watermark, &mut last_slot, interval, &mut out);
-        if self.streams.iter().all(|s| s.at_end || !s.voting) {
-            // A watermark behind the last closed slot (a stream that came back) does not reopen it.
-            let open_end = next_slot(watermark.max(last_slot), interval);
-            self.release(open_end.min(self.after_ms), &mut last_slot, interval, &mut out);
-        }
-        let after_ms = self.after_ms;
-        // Only from the front: an entry that is not due yet holds back what is behind it, for a position is all that is stored.
-        while let Some(item) = self.pop(|entry| entry.ms > after_ms) {
-            let ahead_ms = item.entry.ms - after_ms;
-            out.push(Step::Future { time_ms: last_slot.saturating_add(1), ahead_ms, item });
+        while let Some(step) = self.next_step() {
+            let named = |item: Item<T, usize>| {
+                let stream = self.streams.get(item.stream).map_or_else(|| Arc::from(""), |s| s.name.clone());
+                Item { stream, entry: item.entry, item: item.item }
+            };
+            out.push(match step {
+                Step::Observe { time_ms, item } => Step::Observe { time_ms, item: named(item) },
+                Step::Future { time_ms, ahead_ms, item } => Step::Future { time_ms, ahead_ms, item: named(item) },
+                Step::CloseTo(end) => Step::CloseTo(end),
+            });
         }
         out
     }
 
-    /// Observes what is at or below `through`, closing slots on the way.
-    fn release(&mut self, through: u64, last_slot: &mut u64, interval: u64, out: &mut Vec<Step<T>>) {
-        let through = through.min(self.after_ms);
-        while let Some(item) = self.pop(|entry| entry.ms <= through) {
-            observe(item, u64::MAX, last_slot, interval, out);
+    /// The same one by one: [`Merge::next_step`] gives them, with the streams' numbers. What is pushed meanwhile waits for the
+    /// next time.
+    pub fn begin_steps(&mut self, last_slot: u64, interval: u64) {
+        if std::mem::take(&mut self.unranked) {
+            let mut by_name: Vec<usize> = (0..self.streams.len()).collect();
+            by_name.sort_by(|a, b| self.name(*a).cmp(&self.name(*b)));
+            for (rank, number) in by_name.into_iter().enumerate() {
+                if let Some(stream) = self.streams.get_mut(number) {
+                    stream.rank = rank;
+                }
+            }
+        }
+        let watermark = self.watermark();
+        self.run.phase = Phase::Settled;
+        (self.run.last_slot, self.run.interval, self.run.watermark) = (last_slot, interval, watermark);
+        self.run.through = watermark.min(self.after_ms);
+        self.line_up(0);
+    }
+
+    fn name(&self, stream: usize) -> Option<(&str, usize)> {
+        self.streams.get(stream).map(|s| (&*s.name, stream))
+    }
+
+    /// The fronts of all streams with ids from `from_ms` on.
+    fn line_up(&mut self, from_ms: u64) {
+        self.run.fronts.clear();
+        for (number, stream) in self.streams.iter().enumerate() {
+            if let Some((entry, _)) = stream.items.front().filter(|(entry, _)| entry.ms >= from_ms) {
+                self.run.fronts.push(Reverse((*entry, stream.rank, number)));
+            }
         }
     }
 
-    /// The least front that is wanted.
-    fn pop(&mut self, wanted: impl Fn(EntryId) -> bool) -> Option<Item<T>> {
-        let front = |s: &Stream<T>| s.items.front().map(|(entry, _)| *entry).filter(|entry| wanted(*entry));
-        let least =
-            self.streams.iter().enumerate().filter_map(|(i, s)| Some((front(s)?, &s.name, i))).min().map(|(_, _, i)| i)?;
-        let stream = self.streams.get_mut(least)?;
-        let (entry, item) = stream.items.pop_front()?;
-        Some(Item { stream: stream.name.clone(), entry, item })
+    /// The next step of those that [`Merge::begin_steps`] began.
+    pub fn next_step(&mut self) -> Option<Step<T, usize>> {
+        loop {
+            match self.run.phase {
+                Phase::Settled | Phase::Open => match self.run.fronts.peek() {
+                    Some(Reverse((entry, ..))) if entry.ms <= self.run.through => {
+                        let ms = entry.ms;
+                        if let Some(end) = due(ms.saturating_sub(1), &mut self.run.last_slot, self.run.interval) {
+                            return Some(Step::CloseTo(end));
+                        }
+                        let time_ms = ms.max(self.run.last_slot.saturating_add(1));
+                        if let Some(item) = self.pop() {
+                            return Some(Step::Observe { time_ms, item });
+                        }
+                    }
+                    _ if self.run.phase == Phase::Settled => self.run.phase = Phase::Slots,
+                    _ => self.begin_future(),
+                },
+                Phase::Slots => {
+                    let end = due(self.run.watermark, &mut self.run.last_slot, self.run.interval);
+                    if self.streams.iter().all(|s| s.at_end || !s.voting) {
+                        // A watermark behind the last closed slot (a stream that came back) does not reopen it.
+                        let open_end = next_slot(self.run.watermark.max(self.run.last_slot), self.run.interval);
+                        self.run.through = open_end.min(self.after_ms);
+                        self.run.phase = Phase::Open;
+                    } else {
+                        self.begin_future();
+                    }
+                    if let Some(end) = end {
+                        return Some(Step::CloseTo(end));
+                    }
+                }
+                Phase::Future => {
+                    if self.run.fronts.is_empty() {
+                        self.run.phase = Phase::Done;
+                        return None;
+                    }
+                    let Some(item) = self.pop() else { continue };
+                    let ahead_ms = item.entry.ms.saturating_sub(self.after_ms);
+                    return Some(Step::Future { time_ms: self.run.last_slot.saturating_add(1), ahead_ms, item });
+                }
+                Phase::Done => return None,
+            }
+        }
+    }
+
+    /// Only from the front: an entry that is not due yet holds back what is behind it, for a position is all that is stored.
+    fn begin_future(&mut self) {
+        self.run.phase = Phase::Future;
+        match self.after_ms.checked_add(1) {
+            Some(from_ms) => self.line_up(from_ms),
+            None => self.run.fronts.clear(),
+        }
+    }
+
+    /// Takes the least front out of its stream, and puts the stream's next in its place. `None`: there is no more, or it is gone.
+    fn pop(&mut self) -> Option<Item<T, usize>> {
+        let mut least = self.run.fronts.peek_mut()?;
+        let Reverse((_, rank, number)) = *least;
+        let popped = self.streams.get_mut(number).and_then(|stream| {
+            let (entry, item) = stream.items.pop_front()?;
+            Some((Item { stream: number, entry, item }, stream.items.front().map(|(next, _)| *next)))
+        });
+        match popped {
+            Some((item, Some(next))) => {
+                *least = Reverse((next, rank, number));
+                Some(item)
+            }
+            Some((item, None)) => {
+                PeekMut::pop(least);
+                Some(item)
+            }
+            None => {
+                PeekMut::pop(least);
+                None
+            }
+        }
     }
 }
 
 /// The same steps again, from a commit record: `items` are the entries it took in, in any order, `record_slot` and
 /// `record_time` what it says, `last_slot` the slot of the record before.
-pub fn replay<T>(mut items: Vec<Item<T>>, record_slot: u64, record_time: u64, last_slot: u64, interval: u64) -> Vec<Step<T>> {
+pub fn replay<T, S: Ord>(
+    mut items: Vec<Item<T, S>>,
+    record_slot: u64,
+    record_time: u64,
+    last_slot: u64,
+    interval: u64,
+) -> Vec<Step<T, S>> {
     let mut last_slot = last_slot;
     let mut out = Vec::with_capacity(items.len() + 1);
     items.sort_by(|a, b| a.order().cmp(&b.order()));
     let future = items.split_off(items.partition_point(|i| i.entry.ms <= record_time));
     for item in items {
-        observe(item, record_slot, &mut last_slot, interval, &mut out);
+        let ms = item.entry.ms;
+        let close = due(ms.saturating_sub(1).min(record_slot), &mut last_slot, interval);
+        out.extend(close.map(Step::CloseTo));
+        out.push(Step::Observe { time_ms: ms.max(last_slot.saturating_add(1)), item });
     }
-    close_to(record_slot, &mut last_slot, interval, &mut out);
+    out.extend(due(record_slot, &mut last_slot, interval).map(Step::CloseTo));
     for item in future {
         let ahead_ms = item.entry.ms - record_time;
         out.push(Step::Future { time_ms: last_slot.saturating_add(1), ahead_ms, item });
@@ -218,20 +376,13 @@ pub fn replay<T>(mut items: Vec<Item<T>>, record_slot: u64, record_time: u64, la
     out
 }
 
-/// One entry at its time; slots that end before it, up to `close_max`, are closed first.
-fn observe<T>(item: Item<T>, close_max: u64, last_slot: &mut u64, interval: u64, out: &mut Vec<Step<T>>) {
-    let ms = item.entry.ms;
-    close_to(ms.saturating_sub(1).min(close_max), last_slot, interval, out);
-    let time_ms = ms.max(last_slot.saturating_add(1));
-    out.push(Step::Observe { time_ms, item });
-}
-
-fn close_to<T>(through: u64, last_slot: &mut u64, interval: u64, out: &mut Vec<Step<T>>) {
+/// The end of the last slot that ends by `through`, if it is not closed yet; from now on it is.
+fn due(through: u64, last_slot: &mut u64, interval: u64) -> Option<u64> {
     let end = through / interval.max(1) * interval;
-    if end > *last_slot {
+    (end > *last_slot).then(|| {
         *last_slot = end;
-        out.push(Step::CloseTo(end));
-    }
+        end
+    })
 }
 
 fn next_slot(last_slot: u64, interval: u64) -> u64 {

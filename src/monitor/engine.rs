@@ -195,14 +195,15 @@ impl Engine {
         if effects.arrivals.len() < ARRIVALS_MAX {
             effects.arrivals.push(arrival_ms);
         }
+        let fields;
         let (source, decoded) = match stream.feeds {
             Feeds::Source(source) => {
                 let timezone = self.sources.get(usize::from(source)).map_or(&UTC, |s| &s.timezone);
-                (source, self.classifier.decode(&entry.fields, arrival_ms, timezone))
+                fields = owned(entry);
+                (source, self.classifier.decode(&fields, arrival_ms, timezone))
             }
             Feeds::Intake => {
-                let field =
-                    |name: &[u8]| entry.fields.iter().find(|(k, _)| k == name).and_then(|(_, v)| std::str::from_utf8(v).ok());
+                let field = |name: &[u8]| entry.field(name).and_then(|v| std::str::from_utf8(v).ok());
                 let source = field(b"source")
                     .and_then(|name| self.by_name.get(name).copied())
                     .or_else(|| self.by_name.get(crate::source::HTTP).copied())
@@ -411,9 +412,14 @@ static UTC: TimeZone = TimeZone::UTC;
 /// An id further ahead of the store's clock than this raises `audit_clock` (contract §4).
 const FUTURE_MS: u64 = 5_000;
 
+/// The fields as the classifier takes them.
+fn owned(entry: &Entry) -> Vec<(Vec<u8>, Vec<u8>)> {
+    entry.fields().map(|(name, value)| (name.to_vec(), value.to_vec())).collect()
+}
+
 /// What is kept of an entry that cannot be read: masked like any other, then cut.
 fn dead_letter(classifier: &Classifier, source: &str, stream: &str, entry: &Entry, reason: Invalid) -> DeadLetter {
-    let mut body = match entry.fields.as_slice() {
+    let mut body = match owned(entry).as_slice() {
         [(name, value)] if name != b"event_type" => classifier.masked_text(&String::from_utf8_lossy(value)).into_owned(),
         fields => {
             let mut object = serde_json::Map::new();

@@ -110,8 +110,10 @@ pub(super) async fn apply(
         missing.hole(key, hole);
     }
     let entries = pages.len() as u64;
-    let items: Vec<(usize, Entry)> =
-        pages.into_iter().filter_map(|(key, entry)| Some((engine.stream_index(key)?, entry))).collect();
+    let items: Vec<Item<Entry, (&str, usize)>> = pages
+        .into_iter()
+        .filter_map(|(key, entry)| Some(Item { stream: (key, engine.stream_index(key)?), entry: entry.id, item: entry }))
+        .collect();
     for (key, done) in &record.done {
         let index = match engine.stream_index(key) {
             Some(index) => index,
@@ -130,8 +132,13 @@ pub(super) async fn apply(
         engine.detector.skip_to(record.slot);
     } else {
         let interval = engine.interval_ms();
-        for step in detect::replay(replay_items(engine, items), record.slot, record.time, last_slot, interval) {
-            take_step(engine, step, record.time, &mut effects, &mut sink);
+        for step in detect::replay(items, record.slot, record.time, last_slot, interval) {
+            // A reborrow: the sink outlives the step.
+            let sink: EventSink<'_> = match &mut sink {
+                Some(sink) => Some(&mut **sink),
+                None => None,
+            };
+            take_step(engine, step, |(_, index)| index, record.time, &mut effects, sink);
             effects.alerts.clear();
             effects.dead_letters.clear();
         }
@@ -153,36 +160,23 @@ pub(super) async fn apply(
     Ok(entries)
 }
 
-fn replay_items(engine: &Engine, items: Vec<(usize, Entry)>) -> Vec<Item<(usize, Entry)>> {
-    items
-        .into_iter()
-        .map(|(index, entry)| Item { stream: engine.streams[index].key.as_str().into(), entry: entry.id, item: (index, entry) })
-        .collect()
-}
-
-/// One step of the arrival clock into the engine: the same for live and replay.
-pub(super) fn take_step(
+/// One step of the arrival clock into the engine: the same for live and replay. `index` is the stream's number there.
+pub(super) fn take_step<S>(
     engine: &mut Engine,
-    step: Step<(usize, Entry)>,
+    step: Step<Entry, S>,
+    index: impl Fn(S) -> usize,
     now_ms: u64,
     effects: &mut Effects,
-    sink: &mut EventSink<'_>,
+    sink: EventSink<'_>,
 ) {
-    // A reborrow: the sink outlives the step.
-    let sink: EventSink<'_> = match sink {
-        Some(sink) => Some(&mut **sink),
-        None => None,
-    };
     match step {
         Step::Observe { time_ms, item } => {
-            let (index, entry) = item.item;
-            let arrival = Arrival { time_ms, arrival_ms: entry.id.ms.min(now_ms), ahead_ms: None };
-            engine.observe(index, &entry, arrival, effects, sink);
+            let arrival = Arrival { time_ms, arrival_ms: item.entry.ms.min(now_ms), ahead_ms: None };
+            engine.observe(index(item.stream), &item.item, arrival, effects, sink);
         }
         Step::Future { time_ms, ahead_ms, item } => {
-            let (index, entry) = item.item;
             let arrival = Arrival { time_ms, arrival_ms: now_ms, ahead_ms: Some(ahead_ms) };
-            engine.observe(index, &entry, arrival, effects, sink);
+            engine.observe(index(item.stream), &item.item, arrival, effects, sink);
         }
         Step::CloseTo(slot_end) => engine.close_to(slot_end, effects),
     }

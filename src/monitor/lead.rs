@@ -11,9 +11,9 @@ use tokio::time::{Instant, sleep_until};
 use super::{
     End, Monitor, Outage, Role, State,
     discover::{Found, Search},
-    engine::Effects,
+    engine::{Effects, EventSink},
     follow::take_step,
-    streams::Fault,
+    streams::{Fault, Stream},
 };
 use crate::{
     detect::{Merge, Step},
@@ -51,8 +51,10 @@ const METRICS_HELD_MAX: usize = 1440;
 pub(super) struct Leader<'a> {
     pub(super) state: &'a mut State,
     pub(super) fence: u64,
-    pub(super) merge: Merge<(usize, Entry)>,
+    pub(super) merge: Merge<Entry>,
     pub(super) reader: Reader,
+    /// The streams that the next read was asked for ahead.
+    pub(super) ahead: Option<(Vec<usize>, usize)>,
     pub(super) effects: Effects,
     /// The store's clock when the newest batch had been read, and ours then.
     pub(super) store_ms: u64,
@@ -103,6 +105,11 @@ fn late(before: u64, last: u64, now: u64, interval: u64) -> u64 {
     last_late.saturating_sub(before) / interval.max(1)
 }
 
+/// What of these streams has not been read.
+fn cursors<'s>(streams: &'s [Stream], indices: &[usize]) -> Vec<(&'s str, EntryId)> {
+    indices.iter().filter_map(|index| streams.get(*index)).map(|stream| (stream.key.as_str(), stream.position)).collect()
+}
+
 /// Why the leader cannot go on.
 pub(super) enum Halt {
     /// Another node has the lease.
@@ -138,6 +145,7 @@ impl Monitor {
         let mut leader = Leader {
             merge,
             reader: self.store.reader(),
+            ahead: None,
             effects: Effects::default(),
             store_ms: 0,
             store_at: now,
@@ -262,6 +270,9 @@ impl Monitor {
             self.tell_sources(l, true);
         }
         self.receive(l, &indices, reply);
+        if l.behind {
+            self.ask_ahead(l).await;
+        }
         self.take(l).await?;
         self.mind_faults(l);
         let open_for = l.closed_at.elapsed();
@@ -278,27 +289,41 @@ impl Monitor {
         Ok(())
     }
 
-    /// Reads what there is, or waits for it until something else is due. `None`: told to stop.
-    async fn read(&mut self, l: &mut Leader<'_>) -> Result<Option<(Vec<usize>, ReadReply)>, Halt> {
+    /// The streams to be read next: their numbers, and how many entries of each.
+    fn wanted(&self, l: &mut Leader<'_>) -> (Vec<usize>, usize) {
         let probe = Instant::now() >= l.next_probe;
         if probe {
             l.next_probe = Instant::now() + PROBE_EVERY;
         }
         let mut indices = Vec::with_capacity(l.state.engine.streams.len());
-        let mut cursors = Vec::with_capacity(l.state.engine.streams.len());
         for (index, stream) in l.state.engine.streams.iter().enumerate() {
             // A stream whose entries wait for the others' is not read further, unless it is the one that is waited for.
-            let waits = stream.held > 0 && l.merge.complete_through(index) > l.merge.watermark();
-            if waits || (stream.fault.is_some() && !probe) {
-                continue;
+            if !(l.merge.waits(index) || (stream.fault.is_some() && !probe)) {
+                indices.push(index);
             }
-            indices.push(index);
-            cursors.push((stream.key.clone(), stream.position));
         }
         // Many streams at once are read in smaller parts, so that what is in memory does not grow with their number.
-        let batch = self.options.batch_max.min((READ_MAX / cursors.len().max(1)).max(READ_EACH_MIN));
+        let batch = self.options.batch_max.min((READ_MAX / indices.len().max(1)).max(READ_EACH_MIN));
+        (indices, batch)
+    }
+
+    /// With more to read behind this batch, the store is asked for it now and works while this node does.
+    async fn ask_ahead(&mut self, l: &mut Leader<'_>) {
+        let (indices, batch) = self.wanted(l);
+        let Leader { reader, state, .. } = l;
+        reader.ask_ahead(&cursors(&state.engine.streams, &indices), batch).await;
+        l.ahead = Some((indices, batch));
+    }
+
+    /// Reads what there is, or waits for it until something else is due. `None`: told to stop.
+    async fn read(&mut self, l: &mut Leader<'_>) -> Result<Option<(Vec<usize>, ReadReply)>, Halt> {
+        let (indices, batch) = match l.ahead.take() {
+            Some(asked) => asked,
+            None => self.wanted(l),
+        };
         let block = self.patience(l);
-        let Leader { reader, search, found, .. } = l;
+        let Leader { reader, search, found, state, .. } = l;
+        let cursors = cursors(&state.engine.streams, &indices);
         let mut reading = pin!(reader.read(&cursors, batch, block));
         loop {
             tokio::select! {
@@ -346,7 +371,8 @@ impl Monitor {
     /// The reply goes to the streams and the arrival clock.
     fn receive(&mut self, l: &mut Leader<'_>, indices: &[usize], reply: ReadReply) {
         l.store_ms = reply.after_ms;
-        l.store_at = Instant::now();
+        let now = Instant::now();
+        l.store_at = now.checked_sub(reply.age).unwrap_or(now);
         l.before_ms = reply.before_ms;
         l.behind = false;
         l.merge.tick(reply.before_ms, reply.after_ms);
@@ -395,7 +421,7 @@ impl Monitor {
             if let Some(last) = entries.last() {
                 stream.position = last.id;
             }
-            let items = entries.into_iter().map(|entry| (entry.id, (index, entry))).collect();
+            let items = entries.into_iter().map(|entry| (entry.id, entry));
             l.merge.push(index, items, full, reply.before_ms, reply.after_ms);
         }
     }
@@ -403,29 +429,35 @@ impl Monitor {
     /// Everything that the arrival clock releases, into the state machine, with a commit wherever one must be.
     async fn take(&mut self, l: &mut Leader<'_>) -> Result<(), Halt> {
         let slot_before = l.state.engine.detector.last_slot();
-        let steps = l.merge.steps(slot_before, l.state.engine.interval_ms());
+        l.merge.begin_steps(slot_before, l.state.engine.interval_ms());
         // What the record will say, so that a replay reads every entry as it is read here.
         let now_ms = l.merge.time();
-        for (n, step) in steps.into_iter().enumerate() {
-            if n % TAKEN_AT_ONCE == TAKEN_AT_ONCE - 1 {
+        let hub = self.hub.clone();
+        let mut wanted = hub.wants_events();
+        let mut since = 0;
+        while let Some(step) = l.merge.next_step() {
+            since += 1;
+            if since == TAKEN_AT_ONCE {
+                since = 0;
                 self.breathe(l).await?;
+                wanted = hub.wants_events();
             }
-            if let Step::CloseTo(slot_end) = step {
-                self.close_to(l, slot_end).await?;
-            } else {
-                if let Step::Observe { item, .. } | Step::Future { item, .. } = &step {
-                    l.taken += 1;
-                    l.taken_bytes += item.item.1.fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-                }
-                let wanted = self.hub.wants_events();
-                let hub = &self.hub;
-                let mut push = |event: &Event<'_>, entry: EntryId, source: &str| {
-                    if wanted.is_some_and(|at_least| event.severity >= at_least) {
-                        let frame = wire::event_frame(event, entry, source, entry.ms.min(now_ms));
-                        hub.push_event(event.severity, &std::sync::Arc::from(event.kind.normal.as_str()), frame);
+            match step {
+                Step::CloseTo(slot_end) => self.close_to(l, slot_end).await?,
+                Step::Observe { .. } | Step::Future { .. } => {
+                    if let Step::Observe { item, .. } | Step::Future { item, .. } = &step {
+                        l.taken += 1;
+                        l.taken_bytes += item.item.size();
                     }
-                };
-                take_step(&mut l.state.engine, step, now_ms, &mut l.effects, &mut Some(&mut push));
+                    let mut push = |event: &Event<'_>, entry: EntryId, source: &str| {
+                        if wanted.is_some_and(|at_least| event.severity >= at_least) {
+                            let frame = wire::event_frame(event, entry, source, entry.ms.min(now_ms));
+                            hub.push_event(event.severity, &std::sync::Arc::from(event.kind.normal.as_str()), frame);
+                        }
+                    };
+                    let sink: EventSink<'_> = if wanted.is_some() { Some(&mut push) } else { None };
+                    take_step(&mut l.state.engine, step, |index| index, now_ms, &mut l.effects, sink);
+                }
             }
             let many = l.effects.alerts.len() >= ALERTS_MAX || l.effects.dead_letters.len() >= DEAD_LETTERS_MAX;
             if many || l.taken >= TAKEN_MAX || l.taken_bytes >= TAKEN_BYTES_MAX {

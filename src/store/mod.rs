@@ -51,13 +51,6 @@ pub enum Target {
     Embedded(PathBuf),
 }
 
-/// One entry of an audit stream: fields in their order, duplicates kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    pub id: EntryId,
-    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
-}
-
 /// What one bulk read gave.
 #[derive(Debug, Default)]
 pub struct ReadReply {
@@ -65,6 +58,8 @@ pub struct ReadReply {
     /// at `before_ms` and above the cursor is in the reply, unless the stream's reply is `full`.
     pub before_ms: u64,
     pub after_ms: u64,
+    /// How long ago that was at most, where it was asked ahead.
+    pub age: Duration,
     /// Only streams with entries, in the order asked.
     pub streams: Vec<StreamEntries>,
     /// Streams that could not be read: not a stream, no permission. The others were read all the same.
@@ -283,9 +278,11 @@ impl fmt::Display for StoreError {
 impl std::error::Error for StoreError {}
 
 pub mod embedded;
+mod entry;
 mod glob;
 pub mod redis;
 
+pub use entry::{Entry, Fields};
 pub use glob::Glob;
 
 /// The engine in use. Cloning is cheap; every clone talks to the same store.
@@ -544,10 +541,26 @@ impl Store {
 
 impl Reader {
     /// Reads all streams above their cursors, at most `count` entries each. Waits up to `block` for the first entry; zero: not at all.
-    pub async fn read(&mut self, cursors: &[(String, EntryId)], count: usize, block: Duration) -> Result<ReadReply, StoreError> {
+    /// A read that is dropped loses nothing.
+    pub async fn read<S: AsRef<str>>(
+        &mut self,
+        cursors: &[(S, EntryId)],
+        count: usize,
+        block: Duration,
+    ) -> Result<ReadReply, StoreError> {
         match self {
             Reader::Redis(r) => r.read(cursors, count, block).await,
             Reader::Embedded(r) => r.read(cursors, count, block).await,
+        }
+    }
+
+    /// Asks for what the next [`Reader::read`] will want and does not wait for it, so that the server works while the last
+    /// reply is worked on. If that read then wants something else, what was asked for is read and dropped.
+    pub async fn ask_ahead<S: AsRef<str>>(&mut self, cursors: &[(S, EntryId)], count: usize) {
+        match self {
+            Reader::Redis(r) => r.ask_ahead(cursors, count).await,
+            // Its reads are in this process.
+            Reader::Embedded(_) => {}
         }
     }
 }

@@ -1,15 +1,18 @@
 //! Audit streams and the intake: entries under ids as Redis gives them, oldest out at a limit.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use redb::{ReadTransaction, ReadableTable};
 
 use super::{
     Entry, IntakeItem, ReadReply, Reader, StoreError, StreamEntries, StreamInfo, Taken,
-    tables::{Done, ENTRIES, Fault, Group, Kind, STREAMS, decode_fields, encode_fields, entry_id, expiry_key, name},
+    tables::{DecodedFields, Done, ENTRIES, Fault, Group, Kind, STREAMS, encode_fields, entry_id, expiry_key, name},
     timed::ends_ms,
 };
-use crate::{event::EntryId, store::Glob};
+use crate::{
+    event::EntryId,
+    store::{Glob, entry::Batch},
+};
 
 /// Entries kept of each audit stream, oldest out first.
 pub const STREAM_ENTRIES_MAX: u64 = 1_000_000;
@@ -263,8 +266,9 @@ fn entries_of(
     count: usize,
     bytes: &mut usize,
 ) -> Done<Vec<Entry>> {
+    let mut batch = Batch::default();
     let mut found = Vec::new();
-    let Some(from) = after.next().filter(|from| *from <= to) else { return Ok(found) };
+    let Some(from) = after.next().filter(|from| *from <= to) else { return Ok(Vec::new()) };
     let table = txn.open_table(ENTRIES)?;
     for row in table.range((number, from.ms, from.seq)..=(number, to.ms, to.seq))? {
         let (key, value) = row?;
@@ -274,10 +278,14 @@ fn entries_of(
         }
         *bytes = bytes.saturating_sub(value.len());
         let (_, ms, seq) = key.value();
-        let fields = decode_fields(value).ok_or(Fault::Damaged("entries"))?;
-        found.push(Entry { id: EntryId::new(ms, seq), fields });
+        let mut fields = DecodedFields::of(value);
+        found.push(batch.push(EntryId::new(ms, seq), &mut fields));
+        if fields.damaged {
+            return Err(Fault::Damaged("entries"));
+        }
     }
-    Ok(found)
+    let batch = Arc::new(batch);
+    Ok(found.iter().map(|row| Entry::at(&batch, row)).collect())
 }
 
 /// Sorted; nothing under `prefix`.
@@ -317,10 +325,15 @@ fn read_once(txn: &ReadTransaction, cursors: &[(String, EntryId)], count: usize)
 
 impl Reader {
     /// See [`super::super::Reader::read`]. Not woken but by a write: it waits on the writer's bell.
-    pub async fn read(&mut self, cursors: &[(String, EntryId)], count: usize, block: Duration) -> Result<ReadReply, StoreError> {
+    pub async fn read<S: AsRef<str>>(
+        &mut self,
+        cursors: &[(S, EntryId)],
+        count: usize,
+        block: Duration,
+    ) -> Result<ReadReply, StoreError> {
         let deadline = tokio::time::Instant::now() + block;
         let count = count.clamp(1, APPEND_MAX);
-        let cursors: std::sync::Arc<[(String, EntryId)]> = cursors.into();
+        let cursors: Arc<[(String, EntryId)]> = cursors.iter().map(|(name, after)| (name.as_ref().to_owned(), *after)).collect();
         loop {
             // Before the look: what comes after it rings.
             self.bell.mark_unchanged();
@@ -336,7 +349,8 @@ impl Reader {
             self.before_ms = self.before_ms.max(before_ms);
             let waited = tokio::time::Instant::now() >= deadline;
             if !streams.is_empty() || waited {
-                return Ok(ReadReply { before_ms: self.before_ms, after_ms, streams, faults: Vec::new() });
+                let age = Duration::ZERO;
+                return Ok(ReadReply { before_ms: self.before_ms, after_ms, age, streams, faults: Vec::new() });
             }
             // The writer's end rings no more: the next look says so.
             let _ = tokio::time::timeout_at(deadline, self.bell.changed()).await;

@@ -235,14 +235,34 @@ pub(super) fn encode_fields<'a>(fields: impl ExactSizeIterator<Item = (&'a [u8],
     bytes
 }
 
-pub(super) fn decode_fields(bytes: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
-    let mut bytes = Bytes(bytes);
-    let n = bytes.u32()?;
-    let mut fields = Vec::with_capacity(usize::try_from(n).ok()?.min(64));
-    for _ in 0..n {
-        fields.push((bytes.block()?.to_vec(), bytes.block()?.to_vec()));
+/// The fields of [`encode_fields`], in place; ends early where the bytes are damaged.
+pub(super) struct DecodedFields<'a> {
+    bytes: Bytes<'a>,
+    left: u32,
+    pub(super) damaged: bool,
+}
+
+impl<'a> DecodedFields<'a> {
+    pub(super) fn of(bytes: &'a [u8]) -> DecodedFields<'a> {
+        let mut bytes = Bytes(bytes);
+        match bytes.u32() {
+            Some(left) => DecodedFields { bytes, left, damaged: false },
+            None => DecodedFields { bytes, left: 0, damaged: true },
+        }
     }
-    Some(fields)
+}
+
+impl<'a> Iterator for DecodedFields<'a> {
+    type Item = (&'a [u8], &'a [u8]);
+
+    fn next(&mut self) -> Option<(&'a [u8], &'a [u8])> {
+        self.left = self.left.checked_sub(1)?;
+        let field = self.bytes.block().zip(self.bytes.block());
+        if field.is_none() {
+            (self.left, self.damaged) = (0, true);
+        }
+        field
+    }
 }
 
 pub(super) fn entry_id((ms, seq): (u64, u64)) -> EntryId {

@@ -10,8 +10,8 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo, RedisError,
-    ServerError, Value, aio::MultiplexedConnection, io::tcp::TcpSettings,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo,
+    RedisError, ServerError, Value, aio::MultiplexedConnection, io::tcp::TcpSettings,
 };
 
 use super::{StoreError, scripts::Script};
@@ -99,14 +99,25 @@ impl Link {
     }
 
     async fn connect(&self, client: &Client, config: AsyncConnectionConfig) -> Result<MultiplexedConnection, StoreError> {
-        if self.closed.load(Ordering::Relaxed) {
-            return Err(StoreError::Unavailable("the store is closed".to_owned()));
-        }
+        self.open_still()?;
         // The crate's own time limit ends before the greeting (AUTH, SELECT) is answered.
         match tokio::time::timeout(PATIENCE, client.get_multiplexed_async_connection_with_config(&config)).await {
             Ok(made) => made.map_err(|e| self.failure(&e)),
             Err(_) => Err(self.silent()),
         }
+    }
+
+    /// Refuses once the store is closed.
+    pub(super) fn open_still(&self) -> Result<(), StoreError> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(StoreError::Unavailable("the store is closed".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Where to connect and as whom, for a connection that does not go through the crate. Holds the password.
+    pub(super) fn info(&self) -> &ConnectionInfo {
+        self.client.get_connection_info()
     }
 
     fn current(&self) -> std::sync::MutexGuard<'_, Current> {
@@ -303,7 +314,13 @@ impl Link {
         self.meaning(error.code(), error.details().unwrap_or_default())
     }
 
-    fn meaning(&self, code: &str, detail: &str) -> StoreError {
+    /// The same for one as the server wrote it, `NOAUTH Authentication required.`
+    pub(super) fn refused(&self, text: &str) -> StoreError {
+        let (code, detail) = code_and_detail(text);
+        self.meaning(code, detail)
+    }
+
+    pub(super) fn meaning(&self, code: &str, detail: &str) -> StoreError {
         let at = &self.address;
         // Up to 6.2 an error inside a script is wrapped: `ERR Error running script (…): @user_script:5: WRONGTYPE …`.
         let (code, detail) = match script_error(detail) {
@@ -354,6 +371,11 @@ fn script_error(detail: &str) -> Option<(&str, &str)> {
     let (_line, inner) = place.split_once(": ")?;
     let (code, rest) = inner.trim_start_matches('-').split_once(' ')?;
     (!code.is_empty() && code.bytes().all(|b| b.is_ascii_uppercase())).then_some((code, rest))
+}
+
+/// An error reply without its `-`: a word in capitals, and what it says.
+pub(super) fn code_and_detail(text: &str) -> (&str, &str) {
+    text.split_once(' ').unwrap_or((text, ""))
 }
 
 fn names_eval(error: &ServerError) -> bool {

@@ -217,8 +217,7 @@ fn cut(text: &str, most: usize) -> &str {
 }
 
 fn take(entry: &Entry, name: &str) -> Option<String> {
-    let (_, value) = entry.fields.iter().find(|(field, _)| field == name.as_bytes())?;
-    Some(String::from_utf8_lossy(value).into_owned())
+    entry.field(name.as_bytes()).map(|value| String::from_utf8_lossy(value).into_owned())
 }
 
 pub(super) fn log_entry(entry: Entry) -> Option<LogEntry> {

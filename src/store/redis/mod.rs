@@ -5,7 +5,9 @@
 //! | `connect` | the shared connection, connections of one owner, what an error means |
 //! | `scripts`, `lua/` | what must be atomic |
 //! | `value` | taking replies apart |
-//! | `reader` | bulk reads of streams; following the logs |
+//! | `reader` | bulk reads of streams |
+//! | `resp` | the protocol by hand, for those: parser and socket |
+//! | `tail` | following the logs |
 //! | `streams` | looking at streams, appending to them |
 //! | `log` | the commit, the alert log, the commit log, recovery |
 //! | `lease`, `snapshot` | what the names say |
@@ -17,10 +19,12 @@ mod connect;
 mod lease;
 mod log;
 mod reader;
+pub mod resp;
 mod scripts;
 mod shared;
 mod snapshot;
 mod streams;
+mod tail;
 mod value;
 
 use std::{
@@ -31,10 +35,7 @@ use std::{
 use aws_lc_rs::rand;
 use redis::{Pipeline, Value, cmd};
 
-pub use self::{
-    bridge::Subscription,
-    reader::{Reader, Tail},
-};
+pub use self::{bridge::Subscription, reader::Reader, tail::Tail};
 use self::{connect::Link, scripts::hex};
 use super::{
     Commit, CommitRecord, Committed, DeadLetter, Entry, IntakeItem, Lease, LogBounds, LogEntry, Options, ReadReply, Recovered,

@@ -18,7 +18,7 @@ impl RedisStore {
                 if error.code() == "ERR" && error.details().is_some_and(|text| text.starts_with("no such key")) {
                     return Ok(Ok(None));
                 }
-                stream_fault(&self.link, &error).map(Err)
+                stream_fault(&self.link, (error.code(), error.details().unwrap_or_default())).map(Err)
             }
             Some(reply) => info(reply).map(|info| Ok(Some(info))).ok_or_else(|| self.link.garbled()),
             None => Err(self.link.garbled()),

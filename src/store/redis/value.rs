@@ -1,9 +1,12 @@
 //! Taking replies apart by hand. The redis crate's own stream types lose the order of fields and fields written twice, and
 //! copy the reply. Both protocols are read: where RESP2 has an array of pairs, RESP3 may have a map.
 
+use std::sync::Arc;
+
 use redis::Value;
 
 use super::{Entry, EntryId};
+use crate::store::entry::Batch;
 
 /// A text or status as bytes.
 pub(super) fn bytes(value: Value) -> Option<Vec<u8>> {
@@ -70,9 +73,10 @@ pub(super) fn entry_id(value: Value) -> Option<EntryId> {
     text(value)?.parse().ok()
 }
 
-/// The entries of `XRANGE`, or of one stream of `XREAD`. An entry without fields (deleted while pending) is left out.
+/// The entries of `XRANGE`, or of one stream of `XREAD`.
 pub(super) fn entries(value: Value) -> Option<Vec<Entry>> {
-    let mut entries = Vec::new();
+    let mut batch = Batch::default();
+    let mut rows = Vec::new();
     for item in items(value)? {
         let mut parts = items(item)?.into_iter();
         let id = entry_id(parts.next()?)?;
@@ -80,9 +84,10 @@ pub(super) fn entries(value: Value) -> Option<Vec<Entry>> {
         for (name, value) in pairs(parts.next()?)? {
             fields.push((bytes(name)?, bytes(value)?));
         }
-        entries.push(Entry { id, fields });
+        rows.push(batch.push(id, fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice()))));
     }
-    Some(entries)
+    let batch = Arc::new(batch);
+    Some(rows.iter().map(|row| Entry::at(&batch, row)).collect())
 }
 
 /// The streams of `XREAD`, in the order of the reply.
@@ -116,13 +121,7 @@ mod tests {
         let list = || Value::Array(vec![Value::Array(vec![bulk("5-1"), fields()])]);
         let two = Value::Array(vec![Value::Array(vec![bulk("s"), list()])]);
         let three = Value::Map(vec![(bulk("s"), list())]);
-        let expected = vec![(
-            b"s".to_vec(),
-            vec![Entry {
-                id: EntryId::new(5, 1),
-                fields: [("b", "1"), ("a", "2"), ("b", "3")].map(|(n, v)| (n.into(), v.into())).to_vec(),
-            }],
-        )];
+        let expected = vec![(b"s".to_vec(), vec![Entry::new(EntryId::new(5, 1), &[("b", "1"), ("a", "2"), ("b", "3")])])];
         assert_eq!(streams(two), Some(expected.clone()));
         assert_eq!(streams(three), Some(expected));
         assert_eq!(streams(Value::Nil), Some(vec![]));
