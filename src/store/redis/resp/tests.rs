@@ -105,7 +105,7 @@ fn streams() -> impl Strategy<Value = Vec<(Vec<u8>, Entries)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn an_answer_says_the_same_wherever_it_is_split(streams in streams(), resp3 in any::<bool>(), behind in text()) {
