@@ -433,6 +433,10 @@ fn files_that_are_not_there_or_cannot_be_read() {
         error(Sources { env_file: Some("/nowhere/.env".into()), ..Sources::default() }),
         "/nowhere/.env: cannot be read: No such file or directory (os error 2)"
     );
+    assert_eq!(
+        error(Sources { path: Some("/dev/zero".into()), ..Sources::default() }),
+        "/dev/zero: cannot be read: it has more than the 1048576 bytes that are allowed"
+    );
     let dir = tempfile::tempdir().unwrap();
     let env_file = dir.path().join(".env");
     fs::write(&env_file, "A=b\nREDIS_PASSWORD 'hunter2\n").unwrap();

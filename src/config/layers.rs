@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -117,11 +118,13 @@ fn read_config(path: &Path, faults: &mut Vec<Fault>) -> Option<Table> {
 }
 
 fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
-    let length = fs::metadata(path)?.len();
-    if length > bytes_max {
-        return Err(io::Error::other(format!("it has {length} bytes, and {bytes_max} are allowed")));
+    // Not by its length: a device has none, and no end either.
+    let mut text = String::new();
+    let length = fs::File::open(path)?.take(bytes_max + 1).read_to_string(&mut text)?;
+    if length as u64 > bytes_max {
+        return Err(io::Error::other(format!("it has more than the {bytes_max} bytes that are allowed")));
     }
-    fs::read_to_string(path)
+    Ok(text)
 }
 
 type Variables = BTreeMap<String, (String, Origin)>;

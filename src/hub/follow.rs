@@ -129,6 +129,10 @@ impl Hub {
                 Err(_) => return Err(StoreError::Unavailable(format!("the store did not answer within {} s", wait.as_secs()))),
             };
             let silent = entries.is_empty();
+            if !silent && self.has(&entries) {
+                // This node's own, handed over already.
+                continue;
+            }
             if !silent && !self.follows(store, &head).await? {
                 return Ok(());
             }

@@ -23,6 +23,7 @@ mod alerts;
 mod connections;
 mod events;
 mod follow;
+mod handover;
 mod locate;
 mod restore;
 

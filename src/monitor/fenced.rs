@@ -102,6 +102,9 @@ impl Monitor {
                 Ok(committed) if committed.n == l.state.commit + 1 => {
                     l.state.commit = committed.n;
                     l.state.seq = committed.seq;
+                    if let Some((before, entries)) = committed.entries(&commit) {
+                        self.hub.hand_over(&l.state.epoch, &before, entries);
+                    }
                     break;
                 }
                 Ok(committed) => {

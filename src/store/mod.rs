@@ -23,7 +23,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::EntryId;
+use crate::{event::EntryId, wire::Pos};
 
 /// `[store]`.
 #[derive(Clone)]
@@ -179,6 +179,25 @@ pub struct Committed {
     pub seq: u64,
     /// Entries that were not taken because they were known (`first`).
     pub known: u64,
+    /// Check of the entry before them.
+    pub before: String,
+    /// Check of each entry in the order of the commit's, none where it was known. Empty: this is the answer to a commit that was
+    /// there already.
+    pub checks: Vec<Option<String>>,
+}
+
+impl Committed {
+    /// The entries of this commit as the log has them, and what they follow; none where it cannot be told.
+    pub fn entries(&self, commit: &Commit) -> Option<(Pos, Vec<LogEntry>)> {
+        if self.checks.is_empty() || self.checks.len() != commit.entries.len() {
+            return None;
+        }
+        let taken = self.checks.iter().zip(&commit.entries).filter_map(|(check, entry)| Some((check.as_ref()?, entry)));
+        let before = self.seq.checked_sub(taken.clone().count() as u64)?;
+        let entries =
+            taken.zip(before + 1..).map(|((check, entry), seq)| LogEntry { seq, check: check.clone(), body: entry.body.clone() });
+        Some((Pos { seq: before, check: self.before.clone() }, entries.collect()))
+    }
 }
 
 /// One entry of the alert log.

@@ -186,8 +186,24 @@ pub async fn fence(store: &Store, node: &str) -> u64 {
     lease.fence
 }
 
+/// The commit is taken, and what it says of its entries is what the log has.
 async fn taken(store: &Store, commit: &Commit) -> Committed {
-    store.commit(commit).await.expect("the commit is taken")
+    let head = store.log_bounds().await.expect("the log is there");
+    let committed = store.commit(commit).await.expect("the commit is taken");
+    if commit.entries.is_empty() {
+        assert_eq!(committed.entries(commit), None);
+        return committed;
+    }
+    let (before, entries) = committed.entries(commit).expect("it is a new commit");
+    assert_eq!(before.seq, head.head);
+    if head.head > 0 {
+        assert_eq!(before.check, head.head_check);
+    }
+    assert_eq!(entries, store.log_read(head.head, 1000).await.expect("the log is there"));
+    let again = store.commit(commit).await.expect("the same commit is taken again");
+    assert_eq!((again.n, again.seq, again.known), (committed.n, committed.seq, committed.known));
+    assert_eq!(again.entries(commit), None);
+    committed
 }
 
 fn bodies(log: &[LogEntry]) -> Vec<&str> {
@@ -445,10 +461,12 @@ pub async fn a_commit_makes_everything_true_together(engine: &Engine) {
     first.record.done = [("s1".to_owned(), id(10, 1)), ("s2".to_owned(), id(20, 2))].into();
     first.record.marks = vec![serde_json::json!({"big": u64::MAX, "empty": [], "none": {}})];
     first.dead_letters = vec![letter("s1", id(9, 0))];
-    assert_eq!(taken(&store, &first).await, Committed { n: 1, seq: 3, known: 0 });
+    let done = taken(&store, &first).await;
+    assert_eq!((done.n, done.seq, done.known), (1, 3, 0));
     let mut second = commit(fence, 10_000, vec![]);
     second.record.done = [("s1".to_owned(), id(11, 0))].into();
-    assert_eq!(taken(&store, &second).await, Committed { n: 2, seq: 3, known: 0 });
+    let done = taken(&store, &second).await;
+    assert_eq!((done.n, done.seq, done.known), (2, 3, 0));
 
     let found = store.recover().await.unwrap();
     assert_eq!((found.epoch.as_str(), found.seq, found.commit, found.slot), (empty.epoch.as_str(), 3, 2, 10_000));

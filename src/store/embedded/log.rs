@@ -155,20 +155,24 @@ pub(super) fn commit(group: &mut Group<'_, '_>, commit: &Commit) -> Done<Committ
     let fault = |e: serde_json::Error| Fault::broken(format!("the commit record cannot be written: {e}"));
     let last = fingerprint(commit, &serde_json::to_vec(&record).map_err(fault)?);
     if group.text(name::LAST)? == last {
-        return Ok(Committed { n: n - 1, seq, known: group.number(name::LAST_KNOWN)? });
+        return Ok(Committed { n: n - 1, seq, known: group.number(name::LAST_KNOWN)?, ..Committed::default() });
     }
     record.n = n;
     let json = serde_json::to_vec(&record).map_err(fault)?;
 
     let mut known = 0;
+    let before = check.clone();
+    let mut checks = Vec::with_capacity(commit.entries.len());
     for NewEntry { alert_id, body, firing, first } in &commit.entries {
         if *first && group.tables.state.get(alert_id.as_bytes())?.is_some() {
             known += 1;
+            checks.push(None);
             continue;
         }
         seq += 1;
         check = link(&check, &epoch, seq, body);
         put_entry(group, seq, &check, now, alert_id, body, Some(*firing))?;
+        checks.push(Some(check.clone()));
     }
     for letter in &commit.dead_letters {
         put_dead(group, letter)?;
@@ -188,7 +192,7 @@ pub(super) fn commit(group: &mut Group<'_, '_>, commit: &Commit) -> Done<Committ
         group.tables.commits.pop_first()?;
     }
     trim(group, now, commit.entries.len())?;
-    Ok(Committed { n, seq, known })
+    Ok(Committed { n, seq, known, before, checks })
 }
 
 /// `firing`: whether the alert is open from here on; `None` leaves that as it is.

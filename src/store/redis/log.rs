@@ -67,11 +67,18 @@ impl RedisStore {
         let reply = self.link.run(&scripts::COMMIT, &names, &args).await?;
         let read = |reply| {
             let mut parts = value::items(reply)?.into_iter();
-            Some(Committed {
+            let mut committed = Committed {
                 n: value::number(&parts.next()?)?,
                 seq: value::number(&parts.next()?)?,
                 known: value::number(&parts.next()?)?,
-            })
+                ..Committed::default()
+            };
+            if let (Some(before), Some(checks)) = (parts.next(), parts.next()) {
+                committed.before = value::text(before)?;
+                let check = |check| Some(Some(value::text(check)?).filter(|check| !check.is_empty()));
+                committed.checks = value::items(checks)?.into_iter().map(check).collect::<Option<_>>()?;
+            }
+            Some(committed)
         };
         read(reply).ok_or_else(|| self.link.garbled())
     }

@@ -13,7 +13,7 @@ end
 local seq, check, n = tonumber(meta[2]) or 0, meta[3] or '', tonumber(meta[4]) or 0
 if meta[5] == ARGV[2] then
   -- The same commit again, because its answer was lost.
-  return {n, seq, tonumber(meta[6]) or 0, check}
+  return {n, seq, tonumber(meta[6]) or 0}
 end
 
 -- A script that fails is not undone: whatever can be refused is refused before the first write.
@@ -35,6 +35,7 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local known = 0
+local before, checks = check, {}
 local at = 12
 local n_done, n_entries, n_dead = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 for _ = 1, n_done do
@@ -46,10 +47,12 @@ for _ = 1, n_entries do
   at = at + 4
   if first == '1' and redis.call('HEXISTS', KEYS[4], id) == 1 then
     known = known + 1
+    checks[#checks + 1] = ''
   else
     seq = seq + 1
     local text = string.format('%.0f', seq)
     check = string.sub(redis.sha1hex(check .. epoch .. text .. body), 1, 8)
+    checks[#checks + 1] = check
     redis.call('XADD', KEYS[3], text .. '-0', 'check', check, 'alert', id, 'time', string.format('%.0f', now), 'body', body)
     redis.call('HSET', KEYS[4], id, text .. '-' .. check .. ' ' .. body)
     if firing == '1' then
@@ -108,4 +111,4 @@ if oldest and (over > 0 or stale(oldest)) then
     redis.call('XTRIM', KEYS[3], 'MINID', string.format('%.0f-0', upto + 1))
   end
 end
-return {n, seq, known, check}
+return {n, seq, known, before, checks}
