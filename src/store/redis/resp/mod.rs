@@ -4,17 +4,22 @@
 //! | file | subject |
 //! |---|---|
 //! | `parse` | an answer's bytes to the places of its fields (pure) |
+//! | `text` | lines, lengths, numbers, ids (pure) |
 //! | `socket` | TCP, TLS or a Unix socket; the greeting; one request, one answer |
 
 mod parse;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::sync::Arc;
 
-pub use self::parse::{Malformed, Parser, Shape};
 pub(super) use self::socket::Socket;
+pub use self::{
+    parse::{Parser, Shape},
+    text::Malformed,
+};
 use crate::{
     event::EntryId,
     store::entry::{Batch, Entry},
