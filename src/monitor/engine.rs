@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     detect::{Alert, Detector, Gap, GapReason, Observed, SourceIx, Status},
-    event::{Classifier, EntryId, Event, Invalid},
+    event::{Classifier, EntryId, Event, Invalid, borrowed},
     store::{CommitRecord, DeadLetter, Entry, NewEntry},
     wire,
 };
@@ -198,7 +198,7 @@ impl Engine {
         let (source, decoded) = match stream.feeds {
             Feeds::Source(source) => {
                 let timezone = self.sources.get(usize::from(source)).map_or(&UTC, |s| &s.timezone);
-                (source, self.classifier.decode(&entry.fields, arrival_ms, timezone))
+                (source, self.classifier.decode(&borrowed(&entry.fields), arrival_ms, timezone))
             }
             Feeds::Intake => {
                 let field =
