@@ -40,13 +40,14 @@ impl Classifier {
             return Err(Invalid::TooLarge);
         }
         if self.mask.keeps_details() {
-            let plain = match fields {
+            let mut plain = Plain::default();
+            let read = match fields {
                 [] => None,
-                [(_, value)] => std::str::from_utf8(value).ok().and_then(|text| Plain::envelope(text, &self.mask)),
-                _ => Plain::flat(fields, &self.mask),
+                [(_, value)] => std::str::from_utf8(value).ok().and_then(|text| plain.envelope(text, &self.mask)),
+                _ => plain.flat(fields, &self.mask),
             };
-            if let Some(plain) = plain {
-                return self.understand_plain(plain, arrival_ms, timezone);
+            if read.is_some() {
+                return self.understand_plain(&mut plain, arrival_ms, timezone);
             }
         }
         self.decode_odd(fields, arrival_ms, timezone)
@@ -57,10 +58,9 @@ impl Classifier {
         if text.len() > ENTRY_BYTES_MAX {
             return Err(Invalid::TooLarge);
         }
-        if self.mask.keeps_details()
-            && let Some(plain) = Plain::envelope(text, &self.mask)
-        {
-            return self.understand_plain(plain, arrival_ms, timezone);
+        let mut plain = Plain::default();
+        if self.mask.keeps_details() && plain.envelope(text, &self.mask).is_some() {
+            return self.understand_plain(&mut plain, arrival_ms, timezone);
         }
         self.understand(Envelope::parse(text)?, arrival_ms, timezone)
     }
@@ -86,7 +86,12 @@ impl Classifier {
         self.understand(envelope, arrival_ms, timezone)
     }
 
-    fn understand_plain<'a>(&mut self, plain: Plain<'a>, arrival_ms: u64, timezone: &TimeZone) -> Result<Event<'a>, Invalid> {
+    fn understand_plain<'a>(
+        &mut self,
+        plain: &mut Plain<'a>,
+        arrival_ms: u64,
+        timezone: &TimeZone,
+    ) -> Result<Event<'a>, Invalid> {
         let kind = self.event_type(plain.event_type)?;
         let outcome = plain.outcome().unwrap_or(kind.outcome);
         let text = |name: &str, raw: Raw<'a>| text_of_plain(name, raw, &self.mask);
@@ -122,7 +127,7 @@ impl Classifier {
         let args = if kind.args.is_some() { split_args(plain.event_type.trim()).1 } else { None };
         let mask = (plain.marked || args.is_some()).then(|| Arc::clone(&self.mask));
         let severity = self.severity(&kind, outcome, own_severity);
-        let details = Details { original_timestamp, args, mask, ..plain.into_details(&self.mask) };
+        let details = Details { original_timestamp, args, mask, ..plain.details(&self.mask) };
         Ok(Event {
             kind,
             severity,

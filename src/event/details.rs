@@ -47,21 +47,29 @@ impl Default for Source<'_> {
     }
 }
 
-/// Unknown flat fields, in their order.
+/// Unknown flat fields, in their order: a few in place, as most entries have them, and whatever more there are.
 #[derive(Clone, Default)]
 pub(super) struct Rest<'a> {
-    fields: [(&'a str, &'a str); REST_MAX],
+    first: [(&'a str, &'a str); FIRST_LEN],
     len: usize,
+    more: Vec<(&'a str, &'a str)>,
 }
 
-const REST_MAX: usize = 12;
+const FIRST_LEN: usize = 4;
 
 impl<'a> Rest<'a> {
-    /// `None` if there is no more room.
-    pub(super) fn push(&mut self, name: &'a str, value: &'a str) -> Option<()> {
-        *self.fields.get_mut(self.len)? = (name, value);
-        self.len += 1;
-        Some(())
+    pub(super) fn push(&mut self, name: &'a str, value: &'a str) {
+        match self.first.get_mut(self.len) {
+            Some(place) => {
+                *place = (name, value);
+                self.len += 1;
+            }
+            None => self.more.push((name, value)),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &(&'a str, &'a str)> {
+        self.first.iter().take(self.len).chain(&self.more)
     }
 }
 
@@ -97,11 +105,8 @@ impl<'a> Details<'a> {
             },
             Source::Flat { details, rest } => {
                 let value = |text: &str| parse_nested(text).unwrap_or_else(|| Value::String(text.to_owned()));
-                let fields = rest.fields.iter().take(rest.len);
-                (
-                    Some(Part::Text(Cow::Borrowed(*details))),
-                    fields.map(|(name, text)| ((*name).to_owned(), value(text))).collect(),
-                )
+                let rest = rest.iter().map(|(name, text)| ((*name).to_owned(), value(text))).collect();
+                (Some(Part::Text(Cow::Borrowed(*details))), rest)
             }
         };
         let nothing_masked;

@@ -59,8 +59,7 @@ pub(super) struct Plain<'a> {
 
 impl<'a> Plain<'a> {
     /// Reads flat fields; `None` where there is more to it.
-    pub fn flat(fields: &[(&'a [u8], &'a [u8])], mask: &Mask) -> Option<Plain<'a>> {
-        let mut plain = Plain::default();
+    pub fn flat(&mut self, fields: &[(&'a [u8], &'a [u8])], mask: &Mask) -> Option<()> {
         let mut event_type = None;
         let mut details = "";
         let mut rest = Rest::default();
@@ -75,33 +74,33 @@ impl<'a> Plain<'a> {
                     details = value;
                     continue;
                 }
-                b"timestamp" => &mut plain.timestamp,
-                b"user_id" => &mut plain.user_id,
-                b"username" => &mut plain.username,
-                b"event_id" => &mut plain.event_id,
-                b"message" => &mut plain.message,
-                b"severity" => &mut plain.severity,
+                b"timestamp" => &mut self.timestamp,
+                b"user_id" => &mut self.user_id,
+                b"username" => &mut self.username,
+                b"event_id" => &mut self.event_id,
+                b"message" => &mut self.message,
+                b"severity" => &mut self.severity,
                 _ => {
                     let name = std::str::from_utf8(name).ok()?;
-                    rest.push(name, value)?;
-                    let raw = plain.field(name, value, mask)?;
-                    plain.top.take(name, raw);
+                    rest.push(name, value);
+                    let raw = self.field(name, value, mask)?;
+                    self.top.take(name, raw);
                     continue;
                 }
             };
             *place = Raw::text(value);
         }
-        plain.event_type = event_type?;
+        self.event_type = event_type?;
         if !matches!(details.trim(), "" | "null") {
             let mut scan = Scan::new(details, mask);
-            plain.details(&mut scan)?;
+            self.look_inside(&mut scan)?;
             if !scan.at_end() {
                 return None;
             }
-            plain.marked |= scan.marked;
+            self.marked |= scan.marked;
         }
-        plain.source = Source::Flat { details, rest };
-        Some(plain)
+        self.source = Source::Flat { details, rest };
+        Some(())
     }
 
     /// An unknown field: a text, or members where it holds JSON.
@@ -124,8 +123,7 @@ impl<'a> Plain<'a> {
     }
 
     /// Reads an envelope; `None` where there is more to it, or it cannot be read.
-    pub fn envelope(text: &'a str, mask: &Mask) -> Option<Plain<'a>> {
-        let mut plain = Plain::default();
+    pub fn envelope(&mut self, text: &'a str, mask: &Mask) -> Option<()> {
         let mut event_type = Raw::default();
         let mut has_details = false;
         let mut scan = Scan::new(text, mask);
@@ -133,7 +131,7 @@ impl<'a> Plain<'a> {
         while more {
             let name = scan.name()?;
             if name == "details" && scan.at_object() && !has_details {
-                plain.details(&mut scan)?;
+                self.look_inside(&mut scan)?;
                 has_details = true;
                 more = scan.more()?;
                 continue;
@@ -148,15 +146,15 @@ impl<'a> Plain<'a> {
                     continue;
                 }
                 "event_type" => &mut event_type,
-                "timestamp" => &mut plain.timestamp,
-                "user_id" => &mut plain.user_id,
-                "username" => &mut plain.username,
-                "event_id" => &mut plain.event_id,
-                "message" => &mut plain.message,
-                "severity" => &mut plain.severity,
+                "timestamp" => &mut self.timestamp,
+                "user_id" => &mut self.user_id,
+                "username" => &mut self.username,
+                "event_id" => &mut self.event_id,
+                "message" => &mut self.message,
+                "severity" => &mut self.severity,
                 _ => {
                     scan.mark(name);
-                    plain.top.take(name, value);
+                    self.top.take(name, value);
                     more = scan.more()?;
                     continue;
                 }
@@ -167,18 +165,18 @@ impl<'a> Plain<'a> {
         if !scan.at_end() || event_type.shape != Shape::Text {
             return None;
         }
-        for place in [plain.timestamp, plain.user_id, plain.username, plain.event_id, plain.message] {
+        for place in [self.timestamp, self.user_id, self.username, self.event_id, self.message] {
             if matches!(place.shape, Shape::Bool | Shape::Nested) {
                 return None;
             }
         }
-        plain.event_type = event_type.text;
-        plain.marked |= scan.marked;
-        plain.source = Source::Envelope(text);
-        Some(plain)
+        self.event_type = event_type.text;
+        self.marked |= scan.marked;
+        self.source = Source::Envelope(text);
+        Some(())
     }
 
-    fn details(&mut self, scan: &mut Scan<'a, '_>) -> Option<()> {
+    fn look_inside(&mut self, scan: &mut Scan<'a, '_>) -> Option<()> {
         let mut more = scan.open()?;
         while more {
             let name = scan.name()?;
@@ -202,10 +200,11 @@ impl<'a> Plain<'a> {
     }
 
     /// The details, without what follows from the event's type and time.
-    pub fn into_details(self, mask: &Mask) -> Details<'a> {
+    pub fn details(&mut self, mask: &Mask) -> Details<'a> {
+        let marked = self.marked;
         let asked = |name: &str, inner: Raw<'a>, top: Raw<'a>| {
             let raw = if inner.is_absent() { top } else { inner };
-            match if self.marked { mask.fate(name) } else { Fate::Keep } {
+            match if marked { mask.fate(name) } else { Fate::Keep } {
                 Fate::Keep => raw,
                 Fate::Mask if raw.is_absent() => raw,
                 Fate::Mask => Raw::text(MASK),
@@ -216,7 +215,7 @@ impl<'a> Plain<'a> {
             ip_address: asked("ip_address", self.inner.ip_address, self.top.ip_address),
             session_id: asked("session_id", self.inner.session_id, self.top.session_id),
             duration_ms: asked("duration_ms", self.inner.duration_ms, self.top.duration_ms),
-            source: self.source,
+            source: std::mem::take(&mut self.source),
             ..Details::default()
         }
     }

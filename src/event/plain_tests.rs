@@ -262,18 +262,18 @@ fn nesting_is_followed_to_some_depth_and_read_by_others_beyond() {
     }
 }
 
-/// The names of a flat entry that has more unknown fields than there is room for.
+/// Unknown flat fields beyond those that have a place of their own.
 #[test]
 fn many_fields() {
     for n in 0..30 {
         let mut fields = owned(&[("event_type", "a"), ("x0", "b")]);
         fields.extend((0..n).map(|n| (format!("x{n}").into_bytes(), n.to_string().into_bytes())));
-        assert_eq!(check(CONTRACT, &fields), n < 12, "{n}");
+        assert!(check(CONTRACT, &fields), "{n}");
         let members: Map<String, Value> = (0..n).map(|n| (format!("x{n}"), json!(n))).collect();
         let details = Value::Object(members).to_string();
         assert!(check(CONTRACT, &owned(&[("event_type", "a"), ("details", &details)])), "{n}");
     }
-    assert!(Plain::envelope("{}", &super::mask::Mask::nothing()).is_none());
+    assert!(Plain::default().envelope("{}", &super::mask::Mask::nothing()).is_none());
 }
 
 /// Vectors from elsewhere, as the value of a member.

@@ -260,18 +260,28 @@ impl<'a, 'm> Scan<'a, 'm> {
         Some(Raw { shape: Shape::Number, text: self.text.get(start..at)? })
     }
 
+    /// A text, from its opening quote on.
     #[inline]
     fn string(&mut self) -> Option<Raw<'a>> {
+        let start = self.at + 1;
+        let rest = self.text.as_bytes().get(start..)?;
+        let len = plain_bytes(rest);
+        if rest.get(len) != Some(&b'"') {
+            return self.escaped(len);
+        }
+        self.at = start + len + 1;
+        Some(Raw::text(self.text.get(start..start + len)?))
+    }
+
+    /// A text with escapes, of which so many bytes are known to be plain.
+    fn escaped(&mut self, plain: usize) -> Option<Raw<'a>> {
         let bytes = self.text.as_bytes();
         let open = self.at;
-        let mut at = open + 1;
-        let mut escaped = false;
+        let mut at = open + 1 + plain;
         loop {
-            at += plain_bytes(bytes.get(at..)?);
             match bytes.get(at)? {
                 b'"' => break,
                 b'\\' => {
-                    escaped = true;
                     at += match bytes.get(at + 1)? {
                         b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => 2,
                         b'u' => {
@@ -288,13 +298,10 @@ impl<'a, 'm> Scan<'a, 'm> {
                 // A control character.
                 _ => return None,
             }
+            at += plain_bytes(bytes.get(at..)?);
         }
         self.at = at + 1;
-        let (shape, text) = match escaped {
-            true => (Shape::Escaped, self.text.get(open..=at)?),
-            false => (Shape::Text, self.text.get(open + 1..at)?),
-        };
-        Some(Raw { shape, text })
+        Some(Raw { shape: Shape::Escaped, text: self.text.get(open..=at)? })
     }
 }
 
@@ -303,15 +310,14 @@ impl<'a, 'm> Scan<'a, 'm> {
 fn plain_bytes(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::MAX / 255;
     const HIGHS: u64 = ONES * 128;
-    // The lowest byte that is zero has its highest bit set; bytes above it may have it set wrongly.
-    let zero = |x: u64| x.wrapping_sub(ONES) & !x & HIGHS;
     let (words, _) = bytes.as_chunks::<8>();
     for (n, word) in words.iter().enumerate() {
         let word = u64::from_le_bytes(*word);
-        let quote = zero(word ^ (ONES * u64::from(b'"')));
-        let backslash = zero(word ^ (ONES * u64::from(b'\\')));
-        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
-        let found = quote | backslash | control;
+        // Each subtraction sets the highest bit of the lowest byte that is meant, and may set those of bytes above it wrongly.
+        let quote = (word ^ (ONES * u64::from(b'"'))).wrapping_sub(ONES);
+        let backslash = (word ^ (ONES * u64::from(b'\\'))).wrapping_sub(ONES);
+        let control = word.wrapping_sub(ONES * 0x20);
+        let found = (quote | backslash | control) & !word & HIGHS;
         if found != 0 {
             return n * 8 + found.trailing_zeros() as usize / 8;
         }
