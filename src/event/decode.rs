@@ -11,7 +11,7 @@ use super::{
     mask::{Fate, MASK, Mask},
     normal::split_args,
     plain::Plain,
-    scan::{Raw, Shape},
+    scan::{Raw, Shape, is_blank},
     time::event_time,
 };
 
@@ -104,7 +104,7 @@ impl Classifier {
         let mut severity_ignored = false;
         if !plain.severity.is_absent() {
             let word = plain.severity.said().filter(|_| plain.severity.shape != Shape::Bool);
-            if !word.as_ref().is_some_and(|word| word.trim().is_empty()) {
+            if !word.as_deref().is_some_and(is_blank) {
                 own_severity = word.and_then(|word| Severity::parse(&word));
                 severity_ignored = own_severity.is_none();
             }
@@ -112,8 +112,7 @@ impl Classifier {
 
         let mut original_timestamp = None;
         let written = plain.timestamp.words();
-        let is_number = plain.timestamp.shape == Shape::Number;
-        let (timestamp_ms, timestamp_fault) = match written.filter(|text| is_number || !text.trim().is_empty()) {
+        let (timestamp_ms, timestamp_fault) = match written.filter(|text| !is_blank(text)) {
             None => (arrival_ms, Some(TimestampFault::Missing)),
             Some(text) => match event_time(&text, arrival_ms, timezone) {
                 Ok(ms) => (ms, None),
@@ -161,7 +160,7 @@ impl Classifier {
 
         let mut own_severity = None;
         let mut severity_ignored = false;
-        if let Some(part) = severity.filter(|part| !is_blank(part)) {
+        if let Some(part) = severity.filter(|part| !is_blank_part(part)) {
             own_severity = match &part {
                 Part::Text(word) => Severity::parse(word),
                 _ => None,
@@ -170,7 +169,7 @@ impl Classifier {
         }
 
         let mut original_timestamp = None;
-        let (timestamp_ms, timestamp_fault) = match timestamp.filter(|part| !is_blank(part)) {
+        let (timestamp_ms, timestamp_fault) = match timestamp.filter(|part| !is_blank_part(part)) {
             None => (arrival_ms, Some(TimestampFault::Missing)),
             Some(part) => {
                 let (text, time) = match part {
@@ -296,7 +295,7 @@ fn merge<'a>(over: &mut Envelope<'a>, under: Envelope<'a>) {
         (&mut over.message, message),
         (&mut over.severity, severity),
     ] {
-        if place.as_ref().is_none_or(is_blank) {
+        if place.as_ref().is_none_or(is_blank_part) {
             *place = part;
         }
     }
@@ -389,7 +388,7 @@ fn outcome_of(rest: &Map<String, Value>, details: &Map<String, Value>) -> Option
 
 /// A text field that has a meaning. What is neither text nor number is kept among the unknown members under its own name.
 fn text_of<'a>(name: &str, part: Option<Part<'a>>, mask: &Mask, rest: &mut Map<String, Value>) -> Option<Cow<'a, str>> {
-    let part = part.filter(|part| !is_blank(part))?;
+    let part = part.filter(|part| !is_blank_part(part))?;
     match mask.fate(name) {
         Fate::Drop => return None,
         Fate::Mask => return Some(Cow::Borrowed(MASK)),
@@ -406,10 +405,7 @@ fn text_of<'a>(name: &str, part: Option<Part<'a>>, mask: &Mask, rest: &mut Map<S
 
 /// The same of an entry that [`Plain`] read.
 fn text_of_plain<'a>(name: &str, raw: Raw<'a>, mask: &Mask) -> Option<Cow<'a, str>> {
-    let text = raw.words()?;
-    if raw.shape != Shape::Number && text.trim().is_empty() {
-        return None;
-    }
+    let text = raw.words().filter(|text| !is_blank(text))?;
     match mask.fate(name) {
         Fate::Keep => Some(text),
         Fate::Mask => Some(Cow::Borrowed(MASK)),
@@ -418,6 +414,6 @@ fn text_of_plain<'a>(name: &str, raw: Raw<'a>, mask: &Mask) -> Option<Cow<'a, st
 }
 
 /// Writers of flat fields have no `null`; they write nothing.
-fn is_blank(part: &Part<'_>) -> bool {
-    matches!(part, Part::Text(text) if text.trim().is_empty())
+fn is_blank_part(part: &Part<'_>) -> bool {
+    matches!(part, Part::Text(text) if is_blank(text))
 }

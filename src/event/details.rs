@@ -8,7 +8,7 @@ use super::{
     decode,
     envelope::{Envelope, Part, parse_nested},
     mask::Mask,
-    scan::{Raw, Shape},
+    scan::{Raw, Shape, is_blank},
 };
 
 /// Integers of so many digits are whole in a double, and written as they are read.
@@ -42,8 +42,9 @@ pub(super) enum Source<'a> {
 }
 
 impl Default for Source<'_> {
+    /// No members; unlike a map that has none, nothing to be dropped.
     fn default() -> Self {
-        Source::Members(Map::new())
+        Source::Envelope("{}")
     }
 }
 
@@ -165,13 +166,13 @@ impl<'a> Details<'a> {
             (_, Asked::SessionId) => self.session_id,
             (_, Asked::DurationMs) => self.duration_ms,
             (_, Asked::UserAgent) => {
-                return of_member(&self.get(asked.name())?).filter(|text| !text.trim().is_empty()).map(Cow::Owned);
+                return of_member(&self.get(asked.name())?).filter(|text| !is_blank(text)).map(Cow::Owned);
             }
         };
         match raw.shape {
             Shape::Number if !is_exact(raw.text) => raw.number().map(|number| Cow::Owned(number.to_string())),
             Shape::Number => Some(Cow::Borrowed(raw.text)),
-            _ => raw.words().filter(|text| !text.trim().is_empty()),
+            _ => raw.words().filter(|text| !is_blank(text)),
         }
     }
 

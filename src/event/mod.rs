@@ -135,6 +135,15 @@ impl Lists {
     pub fn has(self, other: Lists) -> bool {
         self.0 & other.0 != 0
     }
+    /// The lists one by one, as numbers of bits, ascending.
+    pub fn bits(self) -> impl Iterator<Item = u32> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            let bit = (rest != 0).then(|| rest.trailing_zeros())?;
+            rest &= rest - 1;
+            Some(bit)
+        })
+    }
     pub fn with(self, other: Lists) -> Lists {
         Lists(self.0 | other.0)
     }

@@ -91,7 +91,7 @@ impl<'a> Plain<'a> {
             *place = Raw::text(value);
         }
         self.event_type = event_type?;
-        if !matches!(details.trim(), "" | "null") {
+        if details.starts_with('{') || !matches!(details.trim(), "" | "null") {
             let mut scan = Scan::new(details, mask);
             self.look_inside(&mut scan)?;
             if !scan.at_end() {

@@ -76,6 +76,14 @@ impl<'a> Raw<'a> {
     }
 }
 
+/// Whether a text is nothing but white space.
+pub(super) fn is_blank(text: &str) -> bool {
+    match text.bytes().next() {
+        Some(byte) if byte.is_ascii_graphic() => false,
+        _ => text.trim().is_empty(),
+    }
+}
+
 /// Where a look at a text has got to.
 pub(super) struct Scan<'a, 'm> {
     text: &'a str,
