@@ -66,7 +66,7 @@
 //! let mut detector = Detector::new(Arc::new(config.detect.clone()));
 //! let mut alerts = Vec::new();
 //! for n in 1..=51 {
-//!     let fields = vec![(b"event_type".to_vec(), b"AUTH_FAILURE".to_vec()), (b"user_id".to_vec(), b"42".to_vec())];
+//!     let fields: [(&[u8], &[u8]); 2] = [(b"event_type", b"AUTH_FAILURE"), (b"user_id", b"42")];
 //!     let (entry, time_ms) = (EntryId::new(1_700_000_000_000 + n, 0), 1_700_000_000_000 + n);
 //!     let event = classifier.decode(&fields, time_ms, &jiff::tz::TimeZone::UTC).expect("it has an event_type");
 //!     detector.observe(time_ms, &Observed { source: 0, stream: "audit:events", entry, event: &event }, &mut alerts);
