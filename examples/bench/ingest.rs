@@ -77,7 +77,7 @@ impl Backlog {
 
     /// Waits for the alert of the last entry of each stream; by then all others are taken in.
     pub fn taken(&self, client: &mut ws::Client) -> Res<()> {
-        self.streams.iter().try_for_each(|_| client.alert(MARKER, PATIENCE))
+        self.streams.iter().try_for_each(|_| client.frame(ws::ALERT, MARKER, PATIENCE))
     }
 
     /// Holds the daemon to having counted every entry, which it says at a slot's end.

@@ -30,7 +30,7 @@ fn measure(bench: &Bench, mut client: ws::Client, mut redis: Conn) -> Res<Vec<f6
     let receiver = thread::spawn(move || -> Result<Vec<Instant>, String> {
         let mut arrived = Vec::new();
         for _ in 0..alerts {
-            let came = client.alert("", PATIENCE).map(|()| Instant::now());
+            let came = client.frame(ws::ALERT, "", PATIENCE).map(|()| Instant::now());
             arrived.push(came.map_err(|e| e.to_string())?);
         }
         Ok(arrived)
@@ -56,19 +56,9 @@ fn daemon(bench: &Bench) -> Res<Vec<f64>> {
     let redis = bench.redis()?;
     let daemon = bench.daemon(&redis, &[STREAM.to_owned()])?;
     let mut client = ws::Client::connect(daemon.public, "/ws", Some(bench.token()))?;
-    subscribed(&mut client)?;
+    // From here on alerts come.
+    client.frame(br#"{"type":"subscribed""#, "", PATIENCE)?;
     measure(bench, client, redis.conn()?)
-}
-
-/// Waits for the frame after which alerts come.
-fn subscribed(client: &mut ws::Client) -> Res<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while let Some(text) = client.text(deadline)? {
-        if text.starts_with(br#"{"type":"subscribed""#) {
-            return Ok(());
-        }
-    }
-    Err("the daemon did not say `subscribed`".into())
 }
 
 fn floor(bench: &Bench) -> Res<Vec<f64>> {

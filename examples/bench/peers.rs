@@ -34,14 +34,17 @@ pub struct Peers {
     node: bool,
 }
 
+fn last_line(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason given").trim().to_owned()
+}
+
 fn install(what: &str, command: &mut Command) -> bool {
     println!("installing {what}");
     match command.output() {
         Ok(output) if output.status.success() => true,
         Ok(output) => {
-            let text = String::from_utf8_lossy(&output.stderr);
-            let why = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
-            println!("left out: {what} ({why})");
+            println!("left out: {what} ({})", last_line(&output.stderr));
             false
         }
         Err(error) => {
@@ -67,19 +70,32 @@ impl Peers {
         let venv = dir.join("venv");
         let pip = venv.join("bin/pip");
         let python = pip.is_file() || install("a Python environment", Command::new("python3").args(["-m", "venv"]).arg(&venv));
-        let has = |name: &str| {
+        // `None` where it is there, else why not.
+        let lacks = |module: &str| {
             let mut test = Command::new(venv.join("bin/python"));
-            test.args(["-c", &format!("import {name}")]).output().is_ok_and(|output| output.status.success())
+            match test.args(["-c", &format!("import {module}")]).output() {
+                Ok(output) if output.status.success() => None,
+                Ok(output) => Some(last_line(&output.stderr)),
+                Err(error) => Some(error.to_string()),
+            }
         };
-        let python_has = |module: &str, requirement: &str| {
-            let lines = REQUIREMENTS.lines().filter(|line| line.starts_with(requirement));
+        let python_has = |module: &str| {
+            let lines = REQUIREMENTS.lines().filter(|line| line.split("==").next() == Some(module));
             let mut command = Command::new(&pip);
             command.args(["install", "--quiet", "--disable-pip-version-check"]).args(lines);
-            python && (has(module) || install(requirement, &mut command) && has(module))
+            let there = python && (lacks(module).is_none() || install(module, &mut command));
+            match there.then(|| lacks(module)) {
+                Some(Some(why)) => {
+                    println!("left out: {module} ({why})");
+                    false
+                }
+                there => there.is_some(),
+            }
         };
-        let uws = python_has("socketify", "socketify");
-        let hiredis = python_has("hiredis", "hiredis");
-        let python = python_has("redis", "redis") && hiredis;
+        // Its library wants libuv, which no wheel brings (Debian: apt install libuv1).
+        let uws = python_has("socketify");
+        let hiredis = python_has("hiredis");
+        let python = python_has("redis") && hiredis;
         fs::write(dir.join("package.json"), PACKAGE)?;
         let installed = |dir: &Path| ["ioredis", "ws"].iter().all(|name| dir.join("node_modules").join(name).is_dir());
         let mut npm = Command::new("npm");

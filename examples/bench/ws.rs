@@ -186,15 +186,16 @@ impl Client {
         }
     }
 
-    /// Waits for the next alert that contains a text.
-    pub fn alert(&mut self, containing: &str, patience: Duration) -> Res<()> {
+    /// Waits for the next frame that begins so and contains a text.
+    pub fn frame(&mut self, beginning: &[u8], containing: &str, patience: Duration) -> Res<()> {
         let deadline = Instant::now() + patience;
         while let Some(text) = self.text(deadline)? {
-            if text.starts_with(ALERT) && text.windows(containing.len()).any(|part| part == containing.as_bytes()) {
+            if text.starts_with(beginning) && std::str::from_utf8(text)?.contains(containing) {
                 return Ok(());
             }
         }
-        Err(format!("no alert with `{containing}` came within {patience:?}").into())
+        let beginning = String::from_utf8_lossy(beginning);
+        Err(format!("no frame `{beginning}` with `{containing}` came within {patience:?}").into())
     }
 
     /// Sends text frames that are there already, masked.
