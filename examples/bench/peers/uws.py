@@ -41,4 +41,5 @@ LIMITS = {
 app.ws("/ws", {**LIMITS, "open": subscriber, "message": lambda ws, message, opcode: None})
 app.ws("/publish", {**LIMITS, "open": publisher, "message": publish})
 app.listen({"port": 0, "host": "127.0.0.1"}, lambda config: print(f"listening 127.0.0.1:{config.port}", flush=True))
-app.run()
+# Its own loop alone: app.run() would turn asyncio's beside it, without a rest for the first seconds.
+app.loop.uv_loop.run()
