@@ -15,8 +15,12 @@ mod stats;
 mod work;
 
 const ROUNDS: usize = 5;
-/// Entries of a round: 10,000 a second in the entries' time, so four slots of 5 s.
-const ENTRIES: u64 = 200_000;
+/// Entries that are there, few enough to stay near the core, as those of a batch are.
+const POOL: u64 = 4_000;
+/// How often they are taken, each time as later ones; before that once, so that windows and tables are in use.
+const PASSES: u64 = 50;
+/// From one pass to the next: 10 entries a millisecond, so that fifty passes are four slots of 5 s.
+const PASS_MS: u64 = POOL / 10;
 const SLOTS: u32 = 200;
 
 /// CPU time of this thread, ns.
@@ -32,55 +36,52 @@ fn timed(operations: u64, work: impl FnOnce()) -> f64 {
     (cpu_ns() - before) as f64 / operations as f64
 }
 
+/// ns an entry: a first pass, then those that count. `take` gets each entry, and how much later it is this time.
+fn passes<T>(pool: &[T], mut take: impl FnMut(&T, u64)) -> f64 {
+    let mut pass = |n: u64| pool.iter().for_each(|item| take(item, n * PASS_MS));
+    pass(0);
+    timed(POOL * PASSES, || (1..=PASSES).for_each(pass))
+}
+
 fn decode(entries: &[Given]) -> f64 {
     let mut machine = Machine::new();
-    timed(entries.len() as u64, || {
-        for given in entries {
-            black_box(machine.decode(given));
-        }
+    passes(entries, |given, _| {
+        black_box(machine.decode(given));
     })
 }
 
-/// Events that are there already, in two passes: the first fills windows, sessions and contributors.
+/// Events that are there already.
 fn detect(entries: &[Given]) -> f64 {
     let mut machine = Machine::new();
-    let events: Vec<_> = entries.iter().map(|given| machine.decode(given)).collect();
-    let mut pass = |later_ms: u64| {
-        for (given, event) in entries.iter().zip(&events) {
-            machine.close_before(given, later_ms);
-            machine.observe(given, later_ms, event);
-        }
-    };
-    pass(0);
-    timed(entries.len() as u64, || pass(ENTRIES / 10))
+    let events: Vec<_> = entries.iter().map(|given| (given, machine.decode(given))).collect();
+    passes(&events, |(given, event), later_ms| {
+        machine.close_before(given, later_ms);
+        machine.observe(given, later_ms, event);
+    })
+}
+
+fn take(machine: &mut Machine, given: &Given, later_ms: u64) {
+    let event = machine.decode(given);
+    machine.close_before(given, later_ms);
+    machine.observe(given, later_ms, &event);
 }
 
 fn whole(entries: &[Given]) -> f64 {
     let mut machine = Machine::new();
-    let ns = timed(entries.len() as u64, || {
-        for given in entries {
-            let event = machine.decode(given);
-            machine.close_before(given, 0);
-            machine.observe(given, 0, &event);
-        }
-    });
+    let ns = passes(entries, |given, later_ms| take(&mut machine, given, later_ms));
     assert!(machine.alerts() < 100, "{} alerts: the entries are not ordinary", machine.alerts());
     ns
 }
 
-/// Slot ends with an hour's windows in use.
+/// Slot ends, with what the passes left in the windows.
 fn close(entries: &[Given]) -> f64 {
     let mut machine = Machine::new();
-    for given in entries {
-        let event = machine.decode(given);
-        machine.close_before(given, 0);
-        machine.observe(given, 0, &event);
-    }
+    passes(entries, |given, later_ms| take(&mut machine, given, later_ms));
     timed(u64::from(SLOTS), || (0..SLOTS).for_each(|_| machine.close()))
 }
 
 fn main() {
-    let (flat, envelopes) = (work::flat(ENTRIES), work::envelopes(ENTRIES));
+    let (flat, envelopes) = (work::flat(POOL), work::envelopes(POOL));
     let mut ns: [Vec<f64>; 5] = Default::default();
     for round in 1..=ROUNDS {
         let taken = [decode(&flat), decode(&envelopes), detect(&flat), whole(&flat), close(&flat)];

@@ -159,14 +159,14 @@ pub fn run(bench: &Bench) -> Res<()> {
             costs[at].push(cost);
         }
     }
-    let of = |at: usize, what: fn(&Cost) -> f64| costs[at].iter().map(what).collect::<Vec<f64>>();
-    let (rate, cpu): (fn(&Cost) -> f64, fn(&Cost) -> f64) = (|cost| cost.rate, |cost| cost.cpu_us);
-    figure("ingest, entries a second", &of(0, rate), "", Target::None);
-    figure("ingest, CPU an entry", &of(0, cpu), "µs", Target::None);
-    figure("ingest, rate ÷ hand reader", &ratios(&of(0, rate), &of(1, rate)), "×", Target::AtLeast(0.85));
-    figure("ingest, CPU an entry ÷ hand reader", &ratios(&of(0, cpu), &of(1, cpu)), "×", Target::AtMost(2.0));
+    let rate = |at: usize| costs[at].iter().map(|cost| cost.rate).collect::<Vec<f64>>();
+    let cpu = |at: usize| costs[at].iter().map(|cost| cost.cpu_us).collect::<Vec<f64>>();
+    figure("ingest, entries a second", &rate(0), "", Target::None);
+    figure("ingest, CPU an entry", &cpu(0), "µs", Target::None);
+    figure("ingest, rate ÷ hand reader", &ratios(&rate(0), &rate(1)), "×", Target::AtLeast(0.85));
+    figure("ingest, CPU an entry ÷ hand reader", &ratios(&cpu(0), &cpu(1)), "×", Target::AtMost(2.0));
     for (i, reader) in readers.iter().enumerate() {
-        figure(&format!("ingest, rate ÷ {reader}"), &ratios(&of(0, rate), &of(2 + i, rate)), "×", Target::AtLeast(5.0));
+        figure(&format!("ingest, rate ÷ {reader}"), &ratios(&rate(0), &rate(2 + i)), "×", Target::AtLeast(5.0));
     }
     Ok(())
 }

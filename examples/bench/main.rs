@@ -63,7 +63,10 @@ usage: bench NAME… [--rounds N] [--entries N] [--clients N,N…] [--seconds N]
   --peers     also against other programs, which are installed into target/bench-peers by pip and npm
   --daemon    the binary (target/release/auditcast, beside this one)";
 
-const BENCHES: [(&str, fn(&Bench) -> Res<()>); 7] = [
+/// A name and what runs.
+type Named = (&'static str, fn(&Bench) -> Res<()>);
+
+const BENCHES: [Named; 7] = [
     ("ingest", ingest::run),
     ("fanout", fanout::run),
     ("latency", latency::run),
