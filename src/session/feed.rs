@@ -319,7 +319,9 @@ impl Feed {
                         }
                     }
                     After::Stretch(stretch) => {
-                        self.cursor.pos.clone_from(&stretch.to);
+                        // Not the position as a whole: its text stays where it is.
+                        self.cursor.pos.seq = stretch.to.seq;
+                        self.cursor.pos.check.clone_from(&stretch.to.check);
                         if let Some(told) = stretch.told {
                             self.told = told;
                             return Some(stretch.batch.clone());
