@@ -61,7 +61,13 @@ impl Machine {
     }
 
     pub fn decode<'a>(&mut self, given: &'a Given) -> Event<'a> {
-        self.classifier.decode(&given.fields, given.time_ms, &TimeZone::UTC).expect("the entry is good")
+        // On the stack, as the monitor lays them out.
+        let mut fields: [(&[u8], &[u8]); FIELDS.len()] = [(&[], &[]); FIELDS.len()];
+        for (place, (name, value)) in fields.iter_mut().zip(&given.fields) {
+            *place = (name, value);
+        }
+        let fields = fields.get(..given.fields.len()).expect("it has no more fields than a flat entry");
+        self.classifier.decode(fields, given.time_ms, &TimeZone::UTC).expect("the entry is good")
     }
 
     /// What follows from a name.

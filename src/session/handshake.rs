@@ -6,12 +6,12 @@ use axum::{
     body::Body,
     http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header},
 };
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{
-    Context, Socket,
+    Context,
     admission::{self, Credential, Denied, PROTOCOL, Protocols},
     client::{self, Arrival},
 };
@@ -26,14 +26,14 @@ use crate::{
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A request for a WebSocket that is one (RFC 6455 §4.2.1).
-pub struct Upgrade {
+struct Upgrade {
     accept: HeaderValue,
     on: OnUpgrade,
 }
 
 impl Upgrade {
     /// Checks the request's form. `Err` is the answer to give instead.
-    pub fn of(request: &mut Request<Body>) -> Result<Upgrade, Box<Response<Body>>> {
+    fn of(request: &mut Request<Body>) -> Result<Upgrade, Box<Response<Body>>> {
         let bad = |text: &str| Box::new(Denied::BadRequest(text.to_owned()).response());
         let headers = request.headers();
         if request.method() != Method::GET {
@@ -71,12 +71,8 @@ impl Upgrade {
         Ok(Upgrade { accept, on: hyper::upgrade::on(request) })
     }
 
-    /// The answer 101, and the socket that comes of it once the answer is out; `None` if the client does not stay.
-    pub fn accept(
-        self,
-        protocol: Option<&'static str>,
-        frame_bytes_max: usize,
-    ) -> (Response<Body>, impl Future<Output = Option<Socket>>) {
+    /// The answer 101, and the connection that comes of it once the answer is out; `None` if the client does not stay.
+    fn accept(self, protocol: Option<&'static str>) -> (Response<Body>, impl Future<Output = Option<Upgraded>>) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
@@ -87,13 +83,7 @@ impl Upgrade {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
         }
         let on = self.on;
-        let socket = async move {
-            match timeout(UPGRADE_TIMEOUT, on).await {
-                Ok(Ok(upgraded)) => Some(Socket::take(upgraded, frame_bytes_max).await),
-                _ => None,
-            }
-        };
-        (response, socket)
+        (response, async move { timeout(UPGRADE_TIMEOUT, on).await.ok()?.ok() })
     }
 }
 
@@ -196,11 +186,13 @@ pub async fn websocket(ctx: Arc<Context>, mut request: Request<Body>, peer: Sock
         (Ok(()), Credential::Browser(token)) => Arrival::Token(token),
         (Ok(()), Credential::FirstFrame) => Arrival::Unknown,
     };
-    let (response, socket) = upgrade.accept(protocols.ours.then_some(PROTOCOL), ctx.options.frame_bytes_max);
+    let (response, upgraded) = upgrade.accept(protocols.ours.then_some(PROTOCOL));
     let tasks = ctx.tasks.clone();
+    // Boxed, for what is needed to come in is much more than what is needed to stay.
+    let entering = Box::pin(async move { Some(client::enter(ctx, upgraded.await?, place, arrival, subscription).await) });
     tasks.spawn(async move {
-        if let Some(socket) = socket.await {
-            client::serve(ctx, socket, place, arrival, subscription).await;
+        if let Some((client, entered)) = entering.await {
+            client::serve(client, entered).await;
         }
     });
     response
