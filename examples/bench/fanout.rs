@@ -106,8 +106,12 @@ pub fn of(samples: &[Sample], what: fn(&Sample) -> f64) -> Vec<f64> {
 
 pub fn run(bench: &Bench) -> Res<()> {
     let kinds: Vec<Kind> = [Kind::Daemon, Kind::Floor].into_iter().chain(bench.peers.broadcasters()).collect();
+    // What one client costs, steady and in a burst, of daemon and floor: nearly all of it is the alert's own.
+    let mut single: Option<[[f64; 2]; 2]> = None;
     for &n in &bench.options.clients {
         let samples = rounds(bench, &kinds, n)?;
+        let alert =
+            |at: usize| [median(&of(&samples[at], |s| s.steady_alert_us)), median(&of(&samples[at], |s| s.burst_alert_us))];
         let who = if n == 1 { "1 client".to_owned() } else { format!("{n} clients") };
         // Single clients are measured for the record: what an alert costs by itself is all there is.
         let large = n >= 1000;
@@ -127,13 +131,21 @@ pub fn run(bench: &Bench) -> Res<()> {
             let theirs = burst(at);
             figure(&format!("{who}, burst ÷ {name}"), &ratios(&burst(0), &theirs), "×", judged(Target::AtMost(0.2)));
         }
-        if n == 1 {
-            let own = |what| number(median(&of(&samples[0], what)));
-            println!(
-                "  an alert costs the daemon {} µs steady and {} µs in a burst, reading, detecting, committing and one delivery",
-                own(|s| s.steady_alert_us),
-                own(|s| s.burst_alert_us)
-            );
+        match single {
+            None if n == 1 => single = Some([alert(0), alert(1)]),
+            Some([ours, floors]) if n > 1 => {
+                for (i, how) in ["steady", "burst"].into_iter().enumerate() {
+                    let further = |at: usize, single: [f64; 2]| (alert(at)[i] - single[i]) / (n - 1) as f64;
+                    let (ours, floors) = (further(0, ours), further(1, floors));
+                    println!(
+                        "  {how}, without what an alert costs with one client: {} µs a delivery, the floor {} µs, {} ×",
+                        number(ours),
+                        number(floors),
+                        number(ours / floors.max(f64::MIN_POSITIVE))
+                    );
+                }
+            }
+            _ => {}
         }
     }
     Ok(())
