@@ -1,5 +1,8 @@
 //! One alert to many clients: 50 a second, and bursts of 1000. CPU of the server, by message delivered.
 //!
+//! Steady means one at a time: the next one waits until everybody has the one before, also where that takes more than a 50th of
+//! a second (5000 clients). Else whoever is slower would get more of them into one write, and seem cheaper.
+//!
 //! The daemon's CPU has reading, classifying and committing the alert in it; the floor and the peers are given finished texts,
 //! as long as the daemon's alerts are.
 
@@ -47,14 +50,13 @@ pub fn sample(bench: &Bench, kind: Kind, n: usize, bytes: usize) -> Res<Sample> 
     let bytes = delivered(&mut load, sent, n, PATIENCE)?;
 
     let alerts = RATE_PER_S * bench.options.seconds.unwrap_or(SECONDS);
-    let (cpu, start) = (server.proc.cpu()?, Instant::now());
-    let mut sent = sent;
-    for i in 0..alerts {
-        let due = start + Duration::from_millis(1000 / RATE_PER_S) * i as u32;
+    let cpu = server.proc.cpu()?;
+    for _ in 0..alerts {
+        let due = Instant::now() + Duration::from_millis(1000 / RATE_PER_S);
+        let sent = server.send(1)?;
+        delivered(&mut load, sent, n, PATIENCE)?;
         thread::sleep(due.saturating_duration_since(Instant::now()));
-        sent = server.send(1)?;
     }
-    delivered(&mut load, sent, n, PATIENCE)?;
     let steady_alert_us = micros(server.proc.cpu()? - cpu) / alerts as f64;
 
     let bursts = BURST_DELIVERIES.div_ceil(BURST * n as u64).clamp(1, BURSTS_MAX);
@@ -106,8 +108,12 @@ pub fn of(samples: &[Sample], what: fn(&Sample) -> f64) -> Vec<f64> {
 
 pub fn run(bench: &Bench) -> Res<()> {
     let kinds: Vec<Kind> = [Kind::Daemon, Kind::Floor].into_iter().chain(bench.peers.broadcasters()).collect();
+    // What one client costs, steady and in a burst, of daemon and floor: nearly all of it is the alert's own.
+    let mut single: Option<[[f64; 2]; 2]> = None;
     for &n in &bench.options.clients {
         let samples = rounds(bench, &kinds, n)?;
+        let alert =
+            |at: usize| [median(&of(&samples[at], |s| s.steady_alert_us)), median(&of(&samples[at], |s| s.burst_alert_us))];
         let who = if n == 1 { "1 client".to_owned() } else { format!("{n} clients") };
         // Single clients are measured for the record: what an alert costs by itself is all there is.
         let large = n >= 1000;
@@ -127,13 +133,21 @@ pub fn run(bench: &Bench) -> Res<()> {
             let theirs = burst(at);
             figure(&format!("{who}, burst ÷ {name}"), &ratios(&burst(0), &theirs), "×", judged(Target::AtMost(0.2)));
         }
-        if n == 1 {
-            let own = |what| number(median(&of(&samples[0], what)));
-            println!(
-                "  an alert costs the daemon {} µs steady and {} µs in a burst, reading, detecting, committing and one delivery",
-                own(|s| s.steady_alert_us),
-                own(|s| s.burst_alert_us)
-            );
+        match single {
+            None if n == 1 => single = Some([alert(0), alert(1)]),
+            Some([ours, floors]) if n > 1 => {
+                for (i, how) in ["steady", "burst"].into_iter().enumerate() {
+                    let further = |at: usize, single: [f64; 2]| (alert(at)[i] - single[i]) / (n - 1) as f64;
+                    let (ours, floors) = (further(0, ours), further(1, floors));
+                    println!(
+                        "  {how}, without what an alert costs with one client: {} µs a delivery, the floor {} µs, {} ×",
+                        number(ours),
+                        number(floors),
+                        number(ours / floors.max(f64::MIN_POSITIVE))
+                    );
+                }
+            }
+            _ => {}
         }
     }
     Ok(())

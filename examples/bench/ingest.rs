@@ -100,7 +100,8 @@ impl Backlog {
         let (cpu, redis, start) = (daemon.proc.cpu()?, self.redis.cpu()?, Instant::now());
         self.present()?;
         self.taken(&mut client)?;
-        let cost = self.cost(start.elapsed(), daemon.proc.cpu()? - cpu, self.redis.cpu()? - redis);
+        let wall = start.elapsed();
+        let cost = self.cost(wall, daemon.proc.cpu()? - cpu, self.redis.cpu()? - redis);
         self.counted(&daemon)?;
         drop(daemon);
         self.withdraw()?;

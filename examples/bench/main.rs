@@ -48,7 +48,7 @@ const USAGE: &str = "\
 usage: bench NAME… [--rounds N] [--entries N] [--clients N,N…] [--seconds N] [--peers] [--daemon PATH]
 
   ingest      a backlog through the whole daemon, against a hand reader
-  fanout      one alert to many clients: 50 a second, and bursts of 1000
+  fanout      one alert to many clients: one at a time, 50 a second at most, and bursts of 1000
   latency     XADD to the frame at the client, 50 a second
   idle        memory and CPU of a daemon, and of clients, that do nothing
   handshake   what it costs to let a client in

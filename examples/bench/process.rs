@@ -23,6 +23,9 @@ const LINES_MAX: usize = 4096;
 /// How long a child may take to end when it is told to.
 const STOP_WAIT: Duration = Duration::from_secs(20);
 
+/// In which a thread that has done its work comes to rest.
+const REST: Duration = Duration::from_millis(10);
+
 /// What must be gone when this process is.
 #[derive(Default)]
 struct Live {
@@ -180,8 +183,10 @@ impl Proc {
         }
     }
 
-    /// CPU time of all its threads, those that ended included.
+    /// CPU time of all its threads, those that ended included. To be asked when it has nothing to do: what a running thread has
+    /// used is booked when it stops, or at the next tick, so it is given a moment.
     pub fn cpu(&self) -> Res<Duration> {
+        thread::sleep(REST);
         cpu(self.pid()).map_err(|e| format!("{}: {e}", self.name).into())
     }
 
