@@ -234,7 +234,7 @@ proptest! {
         options in 0usize..3,
     ) {
         let details = details.map_or_else(String::new, |details| format!("\"details\":{details},"));
-        let front = members.trim_end_matches('}').to_owned() + if members == "{}" { "" } else { "," };
+        let front = format!("{}{}", members.trim_end_matches('}'), if members == "{}" { "" } else { "," });
         let text = format!("{front}\"event_type\":\"{kind}\",{details}\"z\":0,{}", &behind[1..]);
         for text in [text.replace(",}", "}"), text] {
             check(options, &owned(&[("data", &text)]));
