@@ -215,7 +215,7 @@ async fn tls() {
                 child.env("SSL_CERT_FILE", &ca);
             }
             let out = child.output().unwrap();
-            let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+            let text = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
             assert!(out.status.success() && text.contains("read over TLS"), "{host} {trusted}: {text}");
         }
     }

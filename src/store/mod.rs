@@ -313,7 +313,7 @@ pub enum Store {
 
 /// Bulk reads of audit streams, over a connection of its own. One per monitor.
 pub enum Reader {
-    Redis(redis::Reader),
+    Redis(Box<redis::Reader>),
     Embedded(embedded::Reader),
 }
 
@@ -360,7 +360,7 @@ impl Store {
     /// A reader on a connection of its own, made at its first read and made anew after an error.
     pub fn reader(&self) -> Reader {
         match self {
-            Store::Redis(s) => Reader::Redis(s.reader()),
+            Store::Redis(s) => Reader::Redis(Box::new(s.reader())),
             Store::Embedded(s) => Reader::Embedded(s.reader()),
         }
     }

@@ -380,3 +380,34 @@ pub(super) fn stream_fault(link: &Link, (code, detail): (&str, &str)) -> Result<
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_used_again_and_given_back_when_little_comes() {
+        let mut reader = Reader::new(Arc::new(Link::open("redis://h:1/0").unwrap()));
+        let batch = |bytes: usize| Arc::new(Batch { bytes: Vec::with_capacity(bytes), fields: Vec::new() });
+        reader.used = 1 << 20;
+        reader.keep(batch(1 << 20));
+        assert_eq!(reader.memory().capacity(), 1 << 20, "used again");
+        assert_eq!(reader.memory().capacity(), 0);
+
+        let needed = batch(1 << 20);
+        reader.keep(needed.clone());
+        assert_eq!(reader.memory().capacity(), 0, "an entry needs it still");
+        drop(needed);
+        assert_eq!(reader.memory().capacity(), 1 << 20);
+
+        for _ in 0..5 {
+            reader.keep(batch(1 << 20));
+        }
+        assert_eq!(reader.spare.len(), SPARE_MAX);
+        reader.used = 100;
+        assert_eq!(reader.memory().capacity(), 0, "after a small answer the large ones go");
+        assert!(reader.spare.is_empty());
+        reader.keep(batch(10_000));
+        assert_eq!(reader.memory().capacity(), 10_000);
+    }
+}

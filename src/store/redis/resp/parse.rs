@@ -544,25 +544,28 @@ fn line_at(buf: &[u8], start: usize) -> Result<Option<Span>, Malformed> {
 /// A text `$3\r\nabc\r\n` that begins at `at` and where the next value begins; `None` where it is something else, or not whole.
 #[inline]
 fn text_at(buf: &[u8], at: usize) -> Result<Option<(Span, usize)>, Malformed> {
-    if buf.get(at) != Some(&b'$') {
-        return Ok(None);
-    }
-    let mut start = at + 1;
-    let mut size = 0usize;
-    loop {
-        match buf.get(start) {
-            // Longer than seven digits is longer than what is kept.
-            Some(digit @ b'0'..=b'9') if start <= at + 7 => size = size * 10 + usize::from(digit - b'0'),
-            Some(b'\r') if start > at + 1 => break,
-            _ => return Ok(None),
+    let Some(rest) = buf.get(at..) else { return Ok(None) };
+    let digit = |byte: u8| usize::from(byte.wrapping_sub(b'0'));
+    let (head, size) = match *rest {
+        [b'$', a @ b'0'..=b'9', b'\r', b'\n', ..] => (4, digit(a)),
+        [b'$', a @ b'0'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', ..] => (5, digit(a) * 10 + digit(b)),
+        [b'$', a @ b'0'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            (6, digit(a) * 100 + digit(b) * 10 + digit(c))
         }
-        start += 1;
-    }
-    let end = start + 2 + size;
-    match (buf.get(start + 1), buf.get(end..end + 2)) {
-        (Some(b'\n'), Some(b"\r\n")) => Ok(Some((span(start + 2, end)?, end + 2))),
-        (Some(b'\n') | None, None) => Ok(None),
-        _ => Err(Malformed),
+        [b'$', ..] => match line_at(buf, at + 1)? {
+            // Longer than that is longer than what is kept; nil has no size.
+            Some(line) if line.len <= 7 => match number(line.of(buf)).and_then(|n| usize::try_from(n).ok()) {
+                Some(size) => (line.len as usize + 3, size),
+                None => return Ok(None),
+            },
+            _ => return Ok(None),
+        },
+        _ => return Ok(None),
+    };
+    match rest.get(head + size..head + size + 2) {
+        Some(b"\r\n") => Ok(Some((span(at + head, at + head + size)?, at + head + size + 2))),
+        Some(_) => Err(Malformed),
+        None => Ok(None),
     }
 }
 
@@ -575,18 +578,22 @@ fn length(text: &[u8]) -> Result<Option<u64>, Malformed> {
 }
 
 /// Digits, and nothing but.
+#[inline]
 fn number(text: &[u8]) -> Option<u64> {
-    if text.is_empty() {
-        return None;
+    let mut n = 0u64;
+    for byte in text {
+        let digit = u64::from(byte.wrapping_sub(b'0'));
+        if digit > 9 {
+            return None;
+        }
+        // So many digits always fit.
+        n = if text.len() < 20 { n * 10 + digit } else { n.checked_mul(10)?.checked_add(digit)? };
     }
-    text.iter().try_fold(0u64, |n, byte| match byte {
-        b'0'..=b'9' if n < u64::MAX / 10 => Some(n * 10 + u64::from(byte - b'0')),
-        b'0'..=b'9' => n.checked_mul(10)?.checked_add(u64::from(byte - b'0')),
-        _ => None,
-    })
+    (!text.is_empty()).then_some(n)
 }
 
 /// `ms-seq`.
+#[inline]
 fn entry_id(text: &[u8]) -> Option<EntryId> {
     let dash = text.iter().position(|b| *b == b'-')?;
     let (ms, seq) = text.split_at_checked(dash)?;
