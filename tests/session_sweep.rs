@@ -313,7 +313,10 @@ async fn watch(mut client: Client, last: u64, wanted: fn(u64) -> bool, seed: u64
                 Some("security_alert") => {
                     let number = frame["message"].as_str().and_then(|text| text.strip_prefix("number ")).map(str::parse);
                     seen.numbers.push(number.expect("a number").expect("a number"));
-                    assert_eq!(frame["pos"].as_str().map(str::len), Some(seen.numbers.last().map_or(0, |n| n.to_string().len()) + 9));
+                    assert_eq!(
+                        frame["pos"].as_str().map(str::len),
+                        Some(seen.numbers.last().map_or(0, |n| n.to_string().len()) + 9)
+                    );
                 }
                 Some("pong") => seen.answers.push(frame["id"].as_u64().expect("an id")),
                 Some("hello" | "subscribed" | "position" | "lagging") => {}
