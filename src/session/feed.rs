@@ -326,9 +326,7 @@ impl Feed {
                 match turn.after(&self.cursor, &self.subscription) {
                     After::Head => {
                         self.live = true;
-                        if self.events.is_none() {
-                            return None;
-                        }
+                        self.events.as_ref()?;
                     }
                     After::Stretch(stretch) => {
                         self.cursor.pos.seq = stretch.to.seq;
