@@ -162,8 +162,8 @@ async fn listen(ctx: Arc<Context>, listener: TcpListener, wrap: bool) {
 
 /// Alert number `n`: now and then a long one, so that batches end everywhere.
 fn entry(n: u64) -> LogEntry {
-    let filler = "x".repeat(if n % 17 == 0 { 20_000 } else { (n * 37 % 300) as usize });
-    let severity = if n % 3 == 0 { "high" } else { "low" };
+    let filler = "x".repeat(if n.is_multiple_of(17) { 20_000 } else { (n * 37 % 300) as usize });
+    let severity = if n.is_multiple_of(3) { "high" } else { "low" };
     let body = format!(
         r#"{{"type":"security_alert","event_type":"t.{}","severity":"{severity}","message":"number {n}","details":{{"filler":"{filler}"}}}}"#,
         n % 5
@@ -281,8 +281,11 @@ struct Seen {
     pongs: Vec<Vec<u8>>,
 }
 
+/// Which alerts a filter lets through.
+type Wanted = fn(u64) -> bool;
+
 /// Reads as chance says until alert `last`, and asks now and then: in one piece, and with a ping between two fragments.
-async fn watch(mut client: Client, last: u64, wanted: fn(u64) -> bool, seed: u64) -> (Seen, u64) {
+async fn watch(mut client: Client, last: u64, wanted: Wanted, seed: u64) -> (Seen, u64) {
     let mut chance = Chance(seed | 1);
     let (mut seen, mut asked) = (Seen::default(), 0);
     let last = (0..=last).rev().find(|n| wanted(*n)).unwrap_or(0);
@@ -313,7 +316,10 @@ async fn watch(mut client: Client, last: u64, wanted: fn(u64) -> bool, seed: u64
                 Some("security_alert") => {
                     let number = frame["message"].as_str().and_then(|text| text.strip_prefix("number ")).map(str::parse);
                     seen.numbers.push(number.expect("a number").expect("a number"));
-                    assert_eq!(frame["pos"].as_str().map(str::len), Some(seen.numbers.last().map_or(0, |n| n.to_string().len()) + 9));
+                    assert_eq!(
+                        frame["pos"].as_str().map(str::len),
+                        Some(seen.numbers.last().map_or(0, |n| n.to_string().len()) + 9)
+                    );
                 }
                 Some("pong") => seen.answers.push(frame["id"].as_u64().expect("an id")),
                 Some("hello" | "subscribed" | "position" | "lagging") => {}
@@ -344,7 +350,7 @@ async fn round(seed: u64) {
     const LAST: u64 = 3000;
     let node = node(Duration::from_secs(50)).await;
     let mut watching = Vec::new();
-    let filters: [(&str, fn(u64) -> bool); 3] =
+    let filters: [(&str, Wanted); 3] =
         [("", |_| true), ("?min_severity=high", |n| n % 3 == 0), ("?types=t.1,t.4", |n| n % 5 == 1 || n % 5 == 4)];
     for n in 0..12 {
         let (query, wanted) = filters[n % filters.len()];

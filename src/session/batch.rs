@@ -66,7 +66,7 @@ pub(super) struct Stretch {
     generation: u64,
     after: u64,
     filter: Arc<Subscription>,
-    pub(super) to: Pos,
+    pub(super) to: Arc<Pos>,
     /// Position of the last frame; without one, all were hidden.
     pub(super) told: Option<u64>,
     pub(super) batch: Arc<Batch>,
@@ -101,7 +101,7 @@ impl Stretch {
             return None;
         }
         let batch = Arc::new(Batch { frames: frames.len() as u64, bytes: join(frames), arrivals });
-        Some(Stretch { generation, after, filter: filter.clone(), to: cursor.pos, told, batch })
+        Some(Stretch { generation, after, filter: filter.clone(), to: Arc::new(cursor.pos), told, batch })
     }
 }
 

@@ -3,7 +3,6 @@
 
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
-use hyper::upgrade::Upgraded;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
@@ -16,7 +15,7 @@ use super::{
     lane::{Lagging, Pumped},
     rate::Bucket,
     retry_in_ms,
-    socket::Socket,
+    socket::{Connected, Socket},
     sweep::Joined,
 };
 use crate::{
@@ -76,13 +75,13 @@ pub(super) struct Client {
 /// before the client's long life begins.
 pub(super) async fn enter(
     ctx: Arc<Context>,
-    upgraded: Upgraded,
+    connected: Connected,
     place: Connection,
     arrival: Arrival,
     subscription: Subscription,
 ) -> (Client, Result<(), End>) {
     let mut client = Client {
-        socket: Socket::take(upgraded, ctx.clone(), place),
+        socket: Socket::take(connected, ctx.clone(), place),
         user_id: None,
         joined: None,
         asking: None,

@@ -126,6 +126,8 @@ struct Decoder {
     eof: bool,
     /// One of the two has said that it closes.
     closing: bool,
+    /// What came made no sense: where the next frame begins is not known, and nothing more is read.
+    broken: bool,
 }
 
 /// The reading side of a WebSocket.
@@ -155,6 +157,7 @@ impl Decode {
                 at: 0,
                 eof: false,
                 closing: false,
+                broken: false,
             })
         })
     }
@@ -174,6 +177,9 @@ impl Decode {
     /// The next thing in what came, its answers put into `output`; `None`: more must come first.
     pub(super) fn next(&mut self, output: &mut Vec<u8>) -> Option<Incoming> {
         let decoder = self.decoder.as_mut()?;
+        if decoder.broken {
+            return Some(Incoming::End);
+        }
         let mut memory = Memory { input: decoder.input.get(decoder.at..).unwrap_or_default(), eof: decoder.eof, output };
         let read = decoder.context.read(&mut memory);
         if let Ok(Message::Ping(_) | Message::Close(_)) = &read {
@@ -203,9 +209,8 @@ impl Decode {
             Err(Error::Protocol(_)) => Incoming::Fault(CloseCode::Protocol),
             Err(_) => Incoming::End,
         };
-        if matches!(incoming, Incoming::Close | Incoming::End | Incoming::Fault(_)) {
-            decoder.closing = true;
-        }
+        decoder.broken = matches!(incoming, Incoming::End | Incoming::Fault(_));
+        decoder.closing |= decoder.broken || matches!(incoming, Incoming::Close);
         Some(incoming)
     }
 
@@ -247,7 +252,7 @@ mod tests {
         bytes
     }
 
-    /// Everything that comes of bytes in pieces of these sizes, as texts; and the answers.
+    /// Everything up to the first fault that comes of bytes in pieces of these sizes, as texts; and the answers.
     fn decode(bytes: &[u8], mut sizes: impl Iterator<Item = usize>) -> (Vec<String>, Vec<u8>, Decode) {
         let mut decode = Decode::new(16 * 1024);
         let (mut seen, mut output) = (Vec::new(), Vec::new());
@@ -257,10 +262,15 @@ mod tests {
             decode.take(&rest[..n]);
             rest = &rest[n..];
             while let Some(incoming) = decode.next(&mut output) {
+                let ends = matches!(incoming, Incoming::Fault(_) | Incoming::End);
                 seen.push(match incoming {
                     Incoming::Text(text) => text.to_string(),
                     other => format!("{other:?}"),
                 });
+                if ends {
+                    assert!(matches!(decode.next(&mut output), Some(Incoming::End)), "nothing is read after a fault");
+                    return (seen, output, decode);
+                }
             }
         }
         (seen, output, decode)
@@ -309,7 +319,7 @@ mod tests {
     #[test]
     fn closing_is_answered_once() {
         let (seen, output, _) = decode(&frame(0x88, &[0x03, 0xe8]), std::iter::repeat(3));
-        assert_eq!((seen, output), (vec!["Close".to_owned()], vec![0x88, 2, 0x03, 0xe8]));
+        assert_eq!((seen, output), (vec!["Close".to_owned(), "End".to_owned()], vec![0x88, 2, 0x03, 0xe8]));
         let mut decode = Decode::new(1024);
         let mut output = Vec::new();
         decode.close(3001, "shutting down", &mut output);

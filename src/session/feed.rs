@@ -131,6 +131,9 @@ pub(super) struct Feed {
     /// Shared by who asked for nothing special.
     subscription: Arc<Subscription>,
     cursor: Cursor,
+    /// The position of the cursor, where only its number has been written there: a text for each client would be looked up in
+    /// memory for each frame.
+    reached: Option<Arc<Pos>>,
     /// The position the client has, by a frame or by `position`.
     told: u64,
     metrics_seen: u64,
@@ -159,12 +162,20 @@ impl Feed {
             subscription: ctx.everything.clone(),
             told: cursor.pos.seq,
             cursor,
+            reached: None,
             metrics_seen: 0,
             sources_seen: 0,
             busy: None,
             events: None,
             live: false,
             ctx,
+        }
+    }
+
+    /// Makes the cursor whole again.
+    fn settle_cursor(&mut self) {
+        if let Some(reached) = self.reached.take() {
+            self.cursor.pos.clone_from(&reached);
         }
     }
 
@@ -188,6 +199,7 @@ impl Feed {
     }
 
     fn start(&mut self, setup: Setup) {
+        self.settle_cursor();
         let (hub, store) = (self.ctx.hub.clone(), self.ctx.store.clone());
         if setup.subscription.after.is_some() {
             // Taken before the store is asked: a log that changes meanwhile is then met as a reset.
@@ -314,14 +326,11 @@ impl Feed {
                 match turn.after(&self.cursor, &self.subscription) {
                     After::Head => {
                         self.live = true;
-                        if self.events.is_none() {
-                            return None;
-                        }
+                        self.events.as_ref()?;
                     }
                     After::Stretch(stretch) => {
-                        // Not the position as a whole: its text stays where it is.
                         self.cursor.pos.seq = stretch.to.seq;
-                        self.cursor.pos.check.clone_from(&stretch.to.check);
+                        self.reached = Some(stretch.to.clone());
                         if let Some(told) = stretch.told {
                             self.told = told;
                             return Some(stretch.batch.clone());
@@ -351,6 +360,7 @@ impl Feed {
     }
 
     fn collect_all(&mut self, now: Instant, bytes_max: usize, out: &mut Vec<Out>) -> bool {
+        self.settle_cursor();
         let mut bytes = 0;
         if let Some(fetched) = self.busy.as_mut().and_then(|busy| busy.fetched.take()) {
             self.settle(fetched);
@@ -528,6 +538,7 @@ impl Feed {
         if self.busy.as_deref().is_some_and(before) || self.told == self.cursor.pos.seq {
             return None;
         }
+        self.settle_cursor();
         self.told = self.cursor.pos.seq;
         Some(Out::position(&self.cursor.pos))
     }

@@ -41,7 +41,7 @@ mod sse;
 mod sweep;
 
 pub use admission::{bearer, cookie};
-pub use handshake::websocket;
+pub use handshake::{Giver, Handover, websocket};
 pub use sse::sse;
 pub use sweep::sweep;
 

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -92,6 +93,24 @@ impl Link {
     }
 }
 
+/// What a handshake leaves.
+pub(super) enum Connected {
+    Tcp(TcpStream),
+    /// With what the client has said already.
+    Begun(TcpStream, Bytes),
+    /// TLS or another wrapping.
+    Other(Box<TokioIo<Upgraded>>),
+}
+
+impl Connected {
+    pub(super) fn from_hyper(upgraded: Upgraded) -> Connected {
+        match upgraded.downcast::<TokioIo<TcpStream>>() {
+            Ok(parts) => Connected::Begun(parts.io.into_inner(), parts.read_buf),
+            Err(upgraded) => Connected::Other(Box::new(TokioIo::new(upgraded))),
+        }
+    }
+}
+
 /// See the file's own page.
 pub(super) struct Socket {
     pub(super) link: Arc<Link>,
@@ -101,11 +120,12 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// Takes over a connection that hyper has upgraded.
-    pub(super) fn take(upgraded: Upgraded, ctx: Arc<Context>, place: Connection) -> Socket {
-        let (tcp, other, rest) = match upgraded.downcast::<TokioIo<TcpStream>>() {
-            Ok(parts) => (Some(parts.io.into_inner()), None, parts.read_buf),
-            Err(upgraded) => (None, Some(Box::new(TokioIo::new(upgraded))), Default::default()),
+    /// Takes over a connection whose handshake is done.
+    pub(super) fn take(connected: Connected, ctx: Arc<Context>, place: Connection) -> Socket {
+        let (tcp, other, rest) = match connected {
+            Connected::Tcp(tcp) => (Some(tcp), None, Bytes::new()),
+            Connected::Begun(tcp, rest) => (Some(tcp), None, rest),
+            Connected::Other(other) => (None, Some(other), Bytes::new()),
         };
         if let Some(tcp) = &tcp {
             // Everything ready goes out in one write, so there is nothing to wait for.
