@@ -37,7 +37,8 @@
 //! 5. A [`store::Commit`] makes transitions, positions and the record of what was taken in true together, or not at all. Only now
 //!    do the alerts exist.
 //! 6. Every node's [`hub::Hub`] follows the alert log and makes the frame once, as bytes, with its position.
-//! 7. A [`session`] is a cursor on the hub (below it: on the store) and a filter. What is there for it goes out in one write.
+//! 7. A [`session`] is a cursor on the hub (below it: on the store) and a filter. What is there for it goes out in one write: of
+//!    the sweep, which goes from client to client when there is news, or of the client's own task, when its socket was full.
 //!
 //! # One that leads, others that follow
 //!
@@ -51,7 +52,8 @@
 //! - Nothing in [`event`], [`detect`] and [`wire`] waits, locks, logs, or asks for the time.
 //! - Nobody but the monitor changes the detector; nobody but a commit makes an alert.
 //! - No frame is sent that is not stored (live events, which say so, excepted).
-//! - No client is waited for, by anyone but its own task. No queue has no end.
+//! - No client is waited for, by anyone but its own task: the sweep passes by who has no room. No queue has no end.
+//! - No client has a timer, and none that is idle has a buffer.
 //! - Nothing is written to a stream or key of the application (`emit` and the demo, which are asked to, excepted).
 //! - Only `store/redis` knows the redis crate, only [`server`] starts tasks that outlive their caller.
 //!
@@ -66,7 +68,7 @@
 //! let mut detector = Detector::new(Arc::new(config.detect.clone()));
 //! let mut alerts = Vec::new();
 //! for n in 1..=51 {
-//!     let fields = vec![(b"event_type".to_vec(), b"AUTH_FAILURE".to_vec()), (b"user_id".to_vec(), b"42".to_vec())];
+//!     let fields: [(&[u8], &[u8]); 2] = [(b"event_type", b"AUTH_FAILURE"), (b"user_id", b"42")];
 //!     let (entry, time_ms) = (EntryId::new(1_700_000_000_000 + n, 0), 1_700_000_000_000 + n);
 //!     let event = classifier.decode(&fields, time_ms, &jiff::tz::TimeZone::UTC).expect("it has an event_type");
 //!     detector.observe(time_ms, &Observed { source: 0, stream: "audit:events", entry, event: &event }, &mut alerts);

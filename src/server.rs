@@ -216,6 +216,16 @@ impl Server {
             );
         }
         {
+            let (ctx, outlet) = (ctx.clone(), outlet.clone());
+            spawn(
+                "the sweep",
+                Box::pin(async move {
+                    outlet.run_until_cancelled(session::sweep(ctx)).await;
+                    Ok(())
+                }),
+            );
+        }
+        {
             let (sources, store, role, stop) = (config.sources.clone(), store.clone(), role.subscribe(), intake.clone());
             spawn("the bridges", Box::pin(bridges(sources, store, role, stop)));
         }

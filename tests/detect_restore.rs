@@ -253,6 +253,31 @@ fn says_what_is_wrong_with_a_snapshot() {
     assert!(restore(b"1\n{}").is_some_and(|text| text.contains("missing field")));
 }
 
+/// The state as the first version wrote it: fourteen events of five types from two sources, a threshold and two events firing.
+/// It is read, and written again to the byte.
+#[test]
+fn a_state_of_format_1_goes_on() {
+    let data = include_bytes!("detect_support/state_1.txt");
+    let mut o = options();
+    o.counts.truncate(2);
+    o.thresholds = vec![threshold("many", "failed_logins_last_hour", Bound::Above(3.0), Severity::High, None)];
+    let options = Arc::new(o);
+    let mut d = Detector::restore(options, data).unwrap();
+    assert_eq!(std::str::from_utf8(&d.snapshot()), std::str::from_utf8(data));
+    assert_eq!(d.metrics().scalars["failed_logins_last_hour"], 4.0);
+    let mut out = Vec::new();
+    d.close(d.last_slot() + HOUR + 6 * MIN, &mut out);
+    let said: Vec<_> = out.iter().map(|a| a.message.as_str()).collect();
+    assert_eq!(
+        said,
+        [
+            "Resolved: security.injection_attempt by u0 from 10.0.0.1",
+            "Resolved: security.injection_attempt by u1 from 10.0.0.0",
+            "Resolved: many: 0",
+        ]
+    );
+}
+
 #[test]
 fn a_hundred_thousand_sessions_are_a_few_megabytes() {
     let mut o = options();

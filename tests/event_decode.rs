@@ -1,6 +1,6 @@
 //! Contract §3, sentence by sentence: what stands in an entry → what event it is.
 
-use auditcast::event::{Classifier, Event, Invalid, Lists, Options, Outcome, Severity, TimestampFault};
+use auditcast::event::{Classifier, Event, Invalid, Lists, Options, Outcome, Severity, TimestampFault, borrowed};
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ fn owned(fields: &[(&str, &str)]) -> Vec<(Vec<u8>, Vec<u8>)> {
 
 fn try_flat(options: Options, fields: &[(&str, &str)]) -> Result<Event<'static>, Invalid> {
     let fields = owned(fields);
-    Classifier::new(options).unwrap().decode(&fields, NOW, &TimeZone::UTC).map(Event::into_owned)
+    Classifier::new(options).unwrap().decode(&borrowed(&fields), NOW, &TimeZone::UTC).map(Event::into_owned)
 }
 
 fn flat(fields: &[(&str, &str)]) -> Event<'static> {
@@ -29,7 +29,7 @@ fn envelope(value: Value) -> Event<'static> {
 }
 
 fn details(event: &Event<'_>) -> Value {
-    Value::Object(event.details.clone())
+    Value::Object(event.details.map().into_owned())
 }
 
 #[test]
@@ -88,7 +88,8 @@ fn what_cannot_be_read_says_why() {
     }
     let mut classifier = Classifier::new(Options::contract()).unwrap();
     let bytes = |name: &[u8]| (name.to_vec(), b"\xff".to_vec());
-    let mut read = |fields: &[_]| classifier.decode(fields, NOW, &TimeZone::UTC).map(|event| details(&event));
+    let mut read =
+        |fields: &[(Vec<u8>, Vec<u8>)]| classifier.decode(&borrowed(fields), NOW, &TimeZone::UTC).map(|event| details(&event));
     assert_eq!(read(&[bytes(b"data")]), Err(Invalid::BadUtf8));
     assert_eq!(read(&[bytes(b"event_type")]), Err(Invalid::BadUtf8));
     assert_eq!(read(&[bytes(b"event_type"), bytes(b"x")]), Err(Invalid::BadUtf8));
@@ -212,12 +213,12 @@ fn the_events_own_time() {
     ] {
         let event = envelope(json!({"event_type": "a", "timestamp": written}));
         assert_eq!((event.timestamp_ms, event.timestamp_fault), (time, fault), "{written}");
-        assert_eq!(event.details.get("original_timestamp"), kept.map(Value::from).as_ref(), "{written}");
+        assert_eq!(event.details.get("original_timestamp"), kept.map(Value::from), "{written}");
     }
     let mut classifier = Classifier::new(Options::contract()).unwrap();
     let fields = owned(&[("event_type", "a"), ("timestamp", "2024-01-15T11:30:00")]);
     let berlin = TimeZone::get("Europe/Berlin").unwrap();
-    assert_eq!(classifier.decode(&fields, NOW, &berlin).unwrap().timestamp_ms, NOW);
+    assert_eq!(classifier.decode(&borrowed(&fields), NOW, &berlin).unwrap().timestamp_ms, NOW);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::{env, fs, path::PathBuf};
 
-use auditcast::event::{Classifier, Options};
+use auditcast::event::{Classifier, Options, borrowed};
 use jiff::tz::TimeZone;
 
 #[test]
@@ -21,7 +21,7 @@ fn the_json_test_suite_as_payloads() {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         let payload = fs::read(&path).unwrap();
         let fields = [(b"data".to_vec(), payload.clone())];
-        let plain = classifier.decode(&fields, 0, &TimeZone::UTC).map(drop);
+        let plain = classifier.decode(&borrowed(&fields), 0, &TimeZone::UTC).map(drop);
         let text = std::str::from_utf8(&payload).ok().map(|text| classifier.decode_json(text, 0, &TimeZone::UTC).map(drop));
 
         // The same payload where a value is expected, so that the top level is not what refuses it.
@@ -29,11 +29,11 @@ fn the_json_test_suite_as_payloads() {
         wrapped.extend_from_slice(&payload);
         wrapped.push(b'}');
         let wrapped = [(b"data".to_vec(), wrapped)];
-        let inside = classifier.decode(&wrapped, 0, &TimeZone::UTC).map(drop);
+        let inside = classifier.decode(&borrowed(&wrapped), 0, &TimeZone::UTC).map(drop);
 
         // And as text of `details`, which is kept as text when it is no JSON.
         let flat = [(b"event_type".to_vec(), b"x".to_vec()), (b"details".to_vec(), payload.clone())];
-        let flat = classifier.decode(&flat, 0, &TimeZone::UTC).map(drop);
+        let flat = classifier.decode(&borrowed(&flat), 0, &TimeZone::UTC).map(drop);
         assert_eq!(flat.is_ok(), payload.len() < 65_000, "{name}");
 
         match name.as_bytes()[0] {

@@ -2,7 +2,7 @@
 //! that others build on.
 
 use auditcast::event::{
-    Classifier, ENTRY_BYTES_MAX, Event, Invalid, MASK, MASKED, MESSAGE_CHARS_MAX, Options, PatternList, parse_ms,
+    Classifier, ENTRY_BYTES_MAX, Event, Invalid, MASK, MASKED, MESSAGE_CHARS_MAX, Options, PatternList, borrowed, parse_ms,
 };
 use jiff::tz::TimeZone;
 use proptest::prelude::*;
@@ -96,9 +96,9 @@ fn promises(event: &Event<'_>) {
     assert!(event.timestamp_ms.abs_diff(NOW) <= 86_400_000);
     assert!(event.timestamp_ms == NOW || event.timestamp_fault.is_none());
     assert!(event.duration_ms().is_none_or(|ms| ms.is_finite() && ms >= 0.0));
-    masked(&event.details);
+    masked(&event.details.map());
     // It can be stored and read again inside a record.
-    let record = serde_json::to_string(&Value::from_iter([("a", Value::Object(event.details.clone()))])).unwrap();
+    let record = serde_json::to_string(&Value::from_iter([("a", Value::Object(event.details.map().into_owned()))])).unwrap();
     assert!(serde_json::from_str::<Value>(&record).is_ok());
 }
 
@@ -129,9 +129,9 @@ proptest! {
             fields.push((b"event_type".to_vec(), b"login".to_vec()));
         }
         let mut classifier = classifier();
-        if let Ok(event) = classifier.decode(&fields, NOW, &TimeZone::UTC) {
+        if let Ok(event) = classifier.decode(&borrowed(&fields), NOW, &TimeZone::UTC) {
             promises(&event);
-            let again = classifier.decode(&fields, NOW, &TimeZone::UTC).unwrap().into_owned();
+            let again = classifier.decode(&borrowed(&fields), NOW, &TimeZone::UTC).unwrap().into_owned();
             prop_assert_eq!(format!("{event:?}"), format!("{again:?}"));
         } else if named && fields.len() > 1 {
             // With a good name, and last, an entry of several fields can always be read.
@@ -212,7 +212,7 @@ proptest! {
 fn entries_have_a_largest_size() {
     for (over, expected) in [(0, Ok(())), (1, Err(Invalid::TooLarge)), (1 << 20, Err(Invalid::TooLarge))] {
         let fields = [(b"event_type".to_vec(), b"a".to_vec()), (b"m".to_vec(), vec![b'x'; ENTRY_BYTES_MAX - 12 + over])];
-        assert_eq!(classifier().decode(&fields, NOW, &TimeZone::UTC).map(drop), expected, "flat, {over}");
+        assert_eq!(classifier().decode(&borrowed(&fields), NOW, &TimeZone::UTC).map(drop), expected, "flat, {over}");
         let text = format!("{{\"event_type\":\"a\",\"m\":\"{}\"}}", "x".repeat(ENTRY_BYTES_MAX - 25 + over));
         assert_eq!(classifier().decode_json(&text, NOW, &TimeZone::UTC).map(drop), expected, "envelope, {over}");
     }

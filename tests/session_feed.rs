@@ -91,6 +91,10 @@ async fn node(options: session::Options, ring: usize) -> Node {
     );
     let metrics = metrics::Metrics::new(&[], &[], "0", "0", "0");
     let ctx = Context::new(hub, store, auth, metrics, options, "n1".into());
+    {
+        let (ctx, stop) = (ctx.clone(), stop.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(session::sweep(ctx)).await });
+    }
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     {

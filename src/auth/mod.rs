@@ -166,7 +166,8 @@ impl Auth {
                     answer => answer,
                 }
             };
-            tokio::try_join!(listed, own)
+            // Apart from each other: one large piece of memory, given back at once, leaves a hole that is hard to fill.
+            tokio::try_join!(Box::pin(listed), Box::pin(own))
         };
         let (listed, own) = match tokio::time::timeout(STORE_TIMEOUT, asked).await {
             Ok(answers) => answers.map_err(unavailable)?,

@@ -161,7 +161,7 @@ impl Alerts {
             window_ms: None,
             user_id: event.user_id.as_deref().map(str::to_owned),
             username: event.username.as_deref().map(str::to_owned),
-            details: cut::details(&event.details),
+            details: cut::details(&event.details.map()),
             source: Some(o.source_name()),
             original_event_type: (written != event_type).then(|| written.clone()),
             evidence: vec![evidence_text(o.sources, o.source, o.entry)],

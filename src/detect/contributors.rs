@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use ahash::AHashMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -17,17 +18,29 @@ const KEY_BYTES_MAX: usize = 256;
 
 type Evidence = (SourceIx, EntryId);
 
+/// How often each key was seen; in no order, so whoever gives them out sorts them.
+type Keys = AHashMap<Box<str>, u64>;
+
 /// What one bucket keeps. `last` also holds what is in `first` while there are few.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Share {
-    users: BTreeMap<String, u64>,
-    addresses: BTreeMap<String, u64>,
+#[derive(Clone, Debug, Default)]
+struct Share {
+    users: Keys,
+    addresses: Keys,
+    first: Vec<Evidence>,
+    last: VecDeque<Evidence>,
+}
+
+/// The same in a snapshot.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct SavedShare {
+    users: BTreeMap<Box<str>, u64>,
+    addresses: BTreeMap<Box<str>, u64>,
     first: Vec<Evidence>,
     last: VecDeque<Evidence>,
 }
 
 /// What a snapshot keeps: (bucket end, share).
-pub(super) type SavedContributors = Vec<(u64, Share)>;
+pub(super) type SavedContributors = Vec<(u64, SavedShare)>;
 
 /// Bounds the keys of one kind over all buckets. Half of the room is shared out evenly, so that a flood of names in one bucket
 /// leaves later ones some; the other half goes to whoever comes first.
@@ -44,7 +57,7 @@ impl Room {
     }
 
     /// Counts a key if it is known or there is room; else says no.
-    fn count(&mut self, keys: &mut BTreeMap<String, u64>, key: &str, n: u64) -> bool {
+    fn count(&mut self, keys: &mut Keys, key: &str, n: u64) -> bool {
         let key = cut(key, KEY_BYTES_MAX);
         if let Some(count) = keys.get_mut(key) {
             *count = count.saturating_add(n);
@@ -56,7 +69,7 @@ impl Room {
             }
             self.pool_used += 1;
         }
-        keys.insert(key.to_owned(), n);
+        keys.insert(key.into(), n);
         true
     }
 
@@ -114,8 +127,8 @@ impl Contributors {
 
     /// `details.top`: `{"user_id": [{"value", "count"}…], "ip_address": […]}`, most frequent first, ties by name.
     pub fn top(&self) -> Value {
-        let most = |keys: fn(&Share) -> &BTreeMap<String, u64>| -> Value {
-            let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+        let most = |keys: fn(&Share) -> &Keys| -> Value {
+            let mut sums: AHashMap<&str, u64> = AHashMap::new();
             for (_, share) in self.ring.iter() {
                 for (key, n) in keys(share) {
                     let sum = sums.entry(key).or_default();
@@ -156,7 +169,14 @@ impl Contributors {
     }
 
     pub fn save(&self) -> SavedContributors {
-        self.ring.iter().map(|(end, share)| (end, share.clone())).collect()
+        let sorted = |keys: &Keys| keys.iter().map(|(key, n)| (key.clone(), *n)).collect();
+        let saved = |share: &Share| SavedShare {
+            users: sorted(&share.users),
+            addresses: sorted(&share.addresses),
+            first: share.first.clone(),
+            last: share.last.clone(),
+        };
+        self.ring.iter().map(|(end, share)| (end, saved(share))).collect()
     }
 
     /// Takes in what was saved, also for a window of another length.

@@ -118,6 +118,8 @@ pub struct Detector {
     /// End of the last closed slot, Unix ms; 0 before the first entry or slot.
     pub(super) last_slot: u64,
     pub(super) measures: Measures,
+    /// By bit of [`Lists`], which of [`Options::counts`] count it.
+    by_list: Vec<Vec<usize>>,
     pub(super) sessions: Sessions,
     /// By name.
     pub(super) rules: Vec<Rule>,
@@ -142,6 +144,7 @@ impl Detector {
         Detector {
             last_slot: 0,
             measures: Measures::new(&options),
+            by_list: by_list(&options),
             sessions: Sessions::new(options.interval_ms, options.session_timeout_ms, options.sessions_max),
             rules,
             orphans: Vec::new(),
@@ -196,10 +199,12 @@ impl Detector {
             }
         };
         let m = &mut self.measures;
-        for (count, measure) in self.options.counts.iter().zip(&mut m.counts) {
-            if 1u64.checked_shl(count.list).is_some_and(|bit| lists.has(Lists(bit))) {
-                measure.window.add(time, slot, 0, 1);
-                trace(&mut measure.contributors);
+        for list in lists.bits() {
+            for at in self.by_list.get(list as usize).into_iter().flatten() {
+                if let Some(measure) = m.counts.get_mut(*at) {
+                    measure.window.add(time, slot, 0, 1);
+                    trace(&mut measure.contributors);
+                }
             }
         }
         if lists.has(Lists::FAILED_LOGIN) {
@@ -455,6 +460,16 @@ impl Detector {
                 .collect(),
         }
     }
+}
+
+fn by_list(options: &Options) -> Vec<Vec<usize>> {
+    let mut counts = vec![Vec::new(); u64::BITS as usize];
+    for (at, count) in options.counts.iter().enumerate() {
+        if let Some(counts) = counts.get_mut(count.list as usize) {
+            counts.push(at);
+        }
+    }
+    counts
 }
 
 /// A scalar of §4 by its name; absent if there is none of that name.

@@ -37,11 +37,17 @@ impl<B: Default> Ring<B> {
 
     /// The bucket of an arrival; `None` if it will have left before the slot that ends at `slot_end`, so nobody would see it.
     pub fn at(&mut self, time_ms: u64, slot_end: u64) -> Option<&mut B> {
+        // Nearly always the bucket of the arrival before, told without a division.
+        let newest = self.buckets.back().map(|(last, _)| *last);
+        if let Some(last) = newest.filter(|last| time_ms <= *last && time_ms > last.saturating_sub(self.bucket_ms)) {
+            let seen = last.saturating_add(self.kept_ms) > slot_end;
+            return self.buckets.back_mut().filter(|_| seen).map(|(_, b)| b);
+        }
         let end = time_ms.div_ceil(self.bucket_ms).saturating_mul(self.bucket_ms);
         if end.saturating_add(self.kept_ms) <= slot_end {
             return None;
         }
-        // Nearly always the last one; only late entries and long slots look further back.
+        // Only late entries and long slots look further back than the last.
         let i = match self.buckets.back() {
             Some((last, _)) if *last == end => self.buckets.len() - 1,
             Some((last, _)) if *last > end => self.buckets.partition_point(|(e, _)| *e < end),

@@ -27,7 +27,7 @@ pub struct Classifier {
     /// The rows of the severity table; `None` where `severity.defaults` is `"a"`.
     table: Option<Table>,
     pub(super) event_may_lower: bool,
-    pub(super) mask: Mask,
+    pub(super) mask: Arc<Mask>,
     names: Names,
 }
 
@@ -56,13 +56,24 @@ impl Classifier {
             true => Some(Table { high: Patterns::of("high", HIGH)?, medium: Patterns::of("medium", MEDIUM)? }),
             false => None,
         };
-        Ok(Classifier { lists, overrides, table, event_may_lower, mask: Mask::new(&mask, &drop), names: Names::default() })
+        Ok(Classifier {
+            lists,
+            overrides,
+            table,
+            event_may_lower,
+            mask: Arc::new(Mask::new(&mask, &drop)),
+            names: Names::default(),
+        })
     }
 
     /// What follows from a name as the application wrote it: shared where the name was seen before.
     ///
     /// Fails with [`Invalid::BadEventType`] unless the name, trimmed, has 1 to 256 bytes.
     pub fn event_type(&mut self, written: &str) -> Result<Arc<EventType>, Invalid> {
+        // What is kept is kept under the trimmed name without arguments; most names are written just so.
+        if let Some(kind) = self.names.young.get(written) {
+            return Ok(Arc::clone(kind));
+        }
         let trimmed = written.trim();
         if trimmed.is_empty() || trimmed.len() > EVENT_TYPE_BYTES_MAX {
             return Err(Invalid::BadEventType);

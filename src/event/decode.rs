@@ -1,28 +1,37 @@
 //! From the fields of an entry, or the text of an envelope, to a classified event (contract §3).
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
 
 use super::{
-    Classifier, Event, EventType, Invalid, Lists, Outcome, Severity, TimestampFault,
+    Classifier, Details, Event, EventType, Invalid, Lists, Outcome, Severity, TimestampFault,
     envelope::{Envelope, Part, parse_nested},
     mask::{Fate, MASK, Mask},
+    normal::split_args,
+    plain::Plain,
+    scan::{Raw, Shape, is_blank},
     time::event_time,
 };
 
 /// Largest entry: names and values of all fields, or the envelope's text.
 pub const ENTRY_BYTES_MAX: usize = 64 * 1024;
 
+/// The fields of an entry that owns them, as [`Classifier::decode`] takes them.
+pub fn borrowed<N: AsRef<[u8]>, V: AsRef<[u8]>>(fields: &[(N, V)]) -> Vec<(&[u8], &[u8])> {
+    fields.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect()
+}
+
 impl Classifier {
     /// Reads the fields of one entry, in their order. An entry of exactly one field is an envelope, whatever the field's name;
     /// only a lone `event_type` that holds no JSON object is an event of nothing but a name.
     ///
-    /// `arrival_ms` is the entry's time (Unix ms); `timezone` is that of timestamps without one.
+    /// The slice is looked at during the call only; the event borrows from the names and values themselves ([`borrowed`] makes the
+    /// slice of owned ones). `arrival_ms` is the entry's time (Unix ms); `timezone` is that of timestamps without one.
     pub fn decode<'a>(
         &mut self,
-        fields: &'a [(Vec<u8>, Vec<u8>)],
+        fields: &[(&'a [u8], &'a [u8])],
         arrival_ms: u64,
         timezone: &TimeZone,
     ) -> Result<Event<'a>, Invalid> {
@@ -30,12 +39,45 @@ impl Classifier {
         if bytes > ENTRY_BYTES_MAX {
             return Err(Invalid::TooLarge);
         }
+        if self.mask.keeps_details() {
+            let mut plain = Plain::default();
+            let read = match fields {
+                [] => None,
+                [(_, value)] => std::str::from_utf8(value).ok().and_then(|text| plain.envelope(text, &self.mask)),
+                _ => plain.flat(fields, &self.mask),
+            };
+            if read.is_some() {
+                return self.understand_plain(&mut plain, arrival_ms, timezone);
+            }
+        }
+        self.decode_odd(fields, arrival_ms, timezone)
+    }
+
+    /// Reads an envelope given as text, as HTTP and files have it. The rest is as for [`Classifier::decode`].
+    pub fn decode_json<'a>(&mut self, text: &'a str, arrival_ms: u64, timezone: &TimeZone) -> Result<Event<'a>, Invalid> {
+        if text.len() > ENTRY_BYTES_MAX {
+            return Err(Invalid::TooLarge);
+        }
+        let mut plain = Plain::default();
+        if self.mask.keeps_details() && plain.envelope(text, &self.mask).is_some() {
+            return self.understand_plain(&mut plain, arrival_ms, timezone);
+        }
+        self.understand(Envelope::parse(text)?, arrival_ms, timezone)
+    }
+
+    /// Reads what [`Plain`] leaves, and all the rest too.
+    pub(super) fn decode_odd<'a>(
+        &mut self,
+        fields: &[(&'a [u8], &'a [u8])],
+        arrival_ms: u64,
+        timezone: &TimeZone,
+    ) -> Result<Event<'a>, Invalid> {
         let envelope = match fields {
             [] => return Err(Invalid::NoFields),
             [(name, value)] => {
                 let envelope = std::str::from_utf8(value).map_err(|_| Invalid::BadUtf8).and_then(Envelope::parse);
                 match envelope {
-                    Err(_) if name == b"event_type" => flat(fields)?,
+                    Err(_) if *name == b"event_type" => flat(fields)?,
                     envelope => envelope?,
                 }
             }
@@ -44,12 +86,60 @@ impl Classifier {
         self.understand(envelope, arrival_ms, timezone)
     }
 
-    /// Reads an envelope given as text, as HTTP and files have it. The rest is as for [`Classifier::decode`].
-    pub fn decode_json<'a>(&mut self, text: &'a str, arrival_ms: u64, timezone: &TimeZone) -> Result<Event<'a>, Invalid> {
-        if text.len() > ENTRY_BYTES_MAX {
-            return Err(Invalid::TooLarge);
+    fn understand_plain<'a>(
+        &mut self,
+        plain: &mut Plain<'a>,
+        arrival_ms: u64,
+        timezone: &TimeZone,
+    ) -> Result<Event<'a>, Invalid> {
+        let kind = self.event_type(plain.event_type)?;
+        let outcome = plain.outcome().unwrap_or(kind.outcome);
+        let text = |name: &str, raw: Raw<'a>| text_of_plain(name, raw, &self.mask);
+        let user_id = text("user_id", plain.user_id);
+        let username = text("username", plain.username);
+        let event_id = text("event_id", plain.event_id);
+        let message = text("message", plain.message);
+
+        let mut own_severity = None;
+        let mut severity_ignored = false;
+        if !plain.severity.is_absent() {
+            let word = plain.severity.said().filter(|_| plain.severity.shape != Shape::Bool);
+            if !word.as_deref().is_some_and(is_blank) {
+                own_severity = word.and_then(|word| Severity::parse(&word));
+                severity_ignored = own_severity.is_none();
+            }
         }
-        self.understand(Envelope::parse(text)?, arrival_ms, timezone)
+
+        let mut original_timestamp = None;
+        let written = plain.timestamp.words();
+        let (timestamp_ms, timestamp_fault) = match written.filter(|text| !is_blank(text)) {
+            None => (arrival_ms, Some(TimestampFault::Missing)),
+            Some(text) => match event_time(&text, arrival_ms, timezone) {
+                Ok(ms) => (ms, None),
+                Err(fault) => {
+                    original_timestamp = Some(text);
+                    (arrival_ms, Some(fault))
+                }
+            },
+        };
+
+        let args = if kind.args.is_some() { split_args(plain.event_type.trim()).1 } else { None };
+        let mask = (plain.marked || args.is_some()).then(|| Arc::clone(&self.mask));
+        let severity = self.severity(&kind, outcome, own_severity);
+        let details = Details { original_timestamp, args, mask, ..plain.details(&self.mask) };
+        Ok(Event {
+            kind,
+            severity,
+            outcome,
+            timestamp_ms,
+            timestamp_fault,
+            severity_ignored,
+            user_id,
+            username,
+            event_id,
+            message,
+            details,
+        })
     }
 
     fn understand<'a>(&mut self, envelope: Envelope<'a>, arrival_ms: u64, timezone: &TimeZone) -> Result<Event<'a>, Invalid> {
@@ -59,7 +149,7 @@ impl Classifier {
             Some(Part::Text(name)) => self.event_type(name)?,
             Some(_) => return Err(Invalid::BadEventType),
         };
-        let mut details = details_of(details, &self.mask);
+        let details = details_of(details, &self.mask);
         let outcome = outcome_of(&rest, &details).unwrap_or(kind.outcome);
 
         let mut text = |name: &str, part: Option<Part<'a>>| text_of(name, part, &self.mask, &mut rest);
@@ -70,7 +160,7 @@ impl Classifier {
 
         let mut own_severity = None;
         let mut severity_ignored = false;
-        if let Some(part) = severity.filter(|part| !is_blank(part)) {
+        if let Some(part) = severity.filter(|part| !is_blank_part(part)) {
             own_severity = match &part {
                 Part::Text(word) => Severity::parse(word),
                 _ => None,
@@ -78,20 +168,8 @@ impl Classifier {
             severity_ignored = own_severity.is_none();
         }
 
-        match self.mask.fate("details") {
-            Fate::Keep => {}
-            Fate::Mask => details.values_mut().for_each(|value| *value = Value::String(MASK.to_owned())),
-            Fate::Drop => details.clear(),
-        }
-        for (name, value) in rest {
-            join(&mut details, name, value);
-        }
-        if let Some(args) = &kind.args {
-            details.insert("args".to_owned(), Value::String(args.clone()));
-        }
-        self.mask.apply(&mut details);
-
-        let (timestamp_ms, timestamp_fault) = match timestamp.filter(|part| !is_blank(part)) {
+        let mut original_timestamp = None;
+        let (timestamp_ms, timestamp_fault) = match timestamp.filter(|part| !is_blank_part(part)) {
             None => (arrival_ms, Some(TimestampFault::Missing)),
             Some(part) => {
                 let (text, time) = match part {
@@ -107,13 +185,14 @@ impl Classifier {
                 match time {
                     Ok(ms) => (ms, None),
                     Err(fault) => {
-                        details.insert("original_timestamp".to_owned(), Value::String(text.into_owned()));
+                        original_timestamp = Some(text);
                         (arrival_ms, Some(fault))
                     }
                 }
             }
         };
 
+        let details = gather(details, rest, kind.args.as_deref(), original_timestamp.as_deref(), &self.mask);
         let severity = self.severity(&kind, outcome, own_severity);
         Ok(Event {
             kind,
@@ -126,7 +205,7 @@ impl Classifier {
             username,
             event_id,
             message,
-            details,
+            details: Details::from(details),
         })
     }
 
@@ -158,12 +237,12 @@ pub(super) fn lists(kind: &EventType, outcome: Outcome) -> Lists {
 }
 
 /// Flat fields, and what `data` and `payload` hold, in this order of precedence. Of two fields of one name the last counts.
-fn flat(fields: &[(Vec<u8>, Vec<u8>)]) -> Result<Envelope<'_>, Invalid> {
+fn flat<'a>(fields: &[(&'a [u8], &'a [u8])]) -> Result<Envelope<'a>, Invalid> {
     let mut envelope = Envelope::default();
     let mut event_type = None;
     let mut data = None;
     let mut payload = None;
-    for (name, value) in fields {
+    for &(name, value) in fields {
         let name = String::from_utf8_lossy(name);
         if name == "event_type" {
             event_type = Some(value);
@@ -216,7 +295,7 @@ fn merge<'a>(over: &mut Envelope<'a>, under: Envelope<'a>) {
         (&mut over.message, message),
         (&mut over.severity, severity),
     ] {
-        if place.as_ref().is_none_or(is_blank) {
+        if place.as_ref().is_none_or(is_blank_part) {
             *place = part;
         }
     }
@@ -245,8 +324,34 @@ fn join(members: &mut Map<String, Value>, name: String, value: Value) {
     }
 }
 
+/// All members in one, masked: `details`, below them the unknown fields, and what follows from the event's type and time.
+pub(super) fn gather(
+    mut details: Map<String, Value>,
+    rest: Map<String, Value>,
+    args: Option<&str>,
+    original_timestamp: Option<&str>,
+    mask: &Mask,
+) -> Map<String, Value> {
+    match mask.fate("details") {
+        Fate::Keep => {}
+        Fate::Mask => details.values_mut().for_each(|value| *value = Value::String(MASK.to_owned())),
+        Fate::Drop => details.clear(),
+    }
+    for (name, value) in rest {
+        join(&mut details, name, value);
+    }
+    if let Some(args) = args {
+        details.insert("args".to_owned(), Value::String(args.to_owned()));
+    }
+    mask.apply(&mut details);
+    if let Some(text) = original_timestamp {
+        details.insert("original_timestamp".to_owned(), Value::String(text.to_owned()));
+    }
+    details
+}
+
 /// The members of `details`, not masked yet but for what becomes a text here.
-fn details_of(details: Option<Part<'_>>, mask: &Mask) -> Map<String, Value> {
+pub(super) fn details_of(details: Option<Part<'_>>, mask: &Mask) -> Map<String, Value> {
     let as_text = |text: String| Map::from_iter([("text".to_owned(), Value::String(text))]);
     match details {
         None => Map::new(),
@@ -275,18 +380,15 @@ fn outcome_of(rest: &Map<String, Value>, details: &Map<String, Value>) -> Option
             _ => None,
         })
     };
-    ["outcome", "result", "status"].into_iter().find_map(|name| find(name, Outcome::of_member)).or_else(|| {
-        find("success", |word| match word.trim() {
-            word if word.eq_ignore_ascii_case("true") => Some(Outcome::Success),
-            word if word.eq_ignore_ascii_case("false") => Some(Outcome::Failure),
-            _ => None,
-        })
-    })
+    ["outcome", "result", "status"]
+        .into_iter()
+        .find_map(|name| find(name, Outcome::of_member))
+        .or_else(|| find("success", Outcome::of_truth))
 }
 
 /// A text field that has a meaning. What is neither text nor number is kept among the unknown members under its own name.
 fn text_of<'a>(name: &str, part: Option<Part<'a>>, mask: &Mask, rest: &mut Map<String, Value>) -> Option<Cow<'a, str>> {
-    let part = part.filter(|part| !is_blank(part))?;
+    let part = part.filter(|part| !is_blank_part(part))?;
     match mask.fate(name) {
         Fate::Drop => return None,
         Fate::Mask => return Some(Cow::Borrowed(MASK)),
@@ -301,7 +403,17 @@ fn text_of<'a>(name: &str, part: Option<Part<'a>>, mask: &Mask, rest: &mut Map<S
     }
 }
 
+/// The same of an entry that [`Plain`] read.
+fn text_of_plain<'a>(name: &str, raw: Raw<'a>, mask: &Mask) -> Option<Cow<'a, str>> {
+    let text = raw.words().filter(|text| !is_blank(text))?;
+    match mask.fate(name) {
+        Fate::Keep => Some(text),
+        Fate::Mask => Some(Cow::Borrowed(MASK)),
+        Fate::Drop => None,
+    }
+}
+
 /// Writers of flat fields have no `null`; they write nothing.
-fn is_blank(part: &Part<'_>) -> bool {
-    matches!(part, Part::Text(text) if text.trim().is_empty())
+fn is_blank_part(part: &Part<'_>) -> bool {
+    matches!(part, Part::Text(text) if is_blank(text))
 }

@@ -26,6 +26,16 @@ pub(super) enum Fate {
 pub(super) struct Mask {
     mask: Vec<String>,
     drop: Vec<String>,
+    /// By the length of a name: a bit for each first letter that one of the names has. Nearly every member is told by it.
+    first: [u32; LETTERS_LEN],
+}
+
+/// Longer names are compared with each.
+const LETTERS_LEN: usize = 64;
+
+/// The bit of a letter, the same in either case; of other signs some bit.
+fn bit(first: u8) -> u32 {
+    1 << (first & 31)
 }
 
 impl Mask {
@@ -33,10 +43,35 @@ impl Mask {
     pub(super) fn new(mask: &[String], drop: &[String]) -> Mask {
         let lower =
             |names: &[String]| names.iter().map(|name| name.trim().to_lowercase()).filter(|name| !name.is_empty()).collect();
-        Mask { mask: lower(mask), drop: lower(drop) }
+        let (mask, drop): (Vec<String>, Vec<String>) = (lower(mask), lower(drop));
+        let mut first = [0; LETTERS_LEN];
+        for name in MASKED.into_iter().chain(mask.iter().chain(&drop).map(String::as_str)) {
+            if let (Some(letters), Some(byte)) = (first.get_mut(name.len()), name.bytes().next()) {
+                *letters |= bit(byte);
+            }
+        }
+        Mask { mask, drop, first }
     }
 
+    /// For what holds no name that is masked or dropped.
+    pub(super) fn nothing() -> Mask {
+        Mask { mask: Vec::new(), drop: Vec::new(), first: [0; LETTERS_LEN] }
+    }
+
+    #[inline]
     pub(super) fn fate(&self, name: &str) -> Fate {
+        match (self.first.get(name.len()), name.bytes().next()) {
+            (Some(letters), Some(byte)) if letters & bit(byte) == 0 && name.is_ascii() => Fate::Keep,
+            _ => self.fate_by_name(name),
+        }
+    }
+
+    /// Whether `details` as such is neither masked nor dropped.
+    pub(super) fn keeps_details(&self) -> bool {
+        self.fate("details") == Fate::Keep
+    }
+
+    fn fate_by_name(&self, name: &str) -> Fate {
         let lower;
         // Letters outside ASCII can have lower-case forms inside it (the Kelvin sign is a `k`).
         let name = match name.is_ascii() {

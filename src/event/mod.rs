@@ -6,19 +6,22 @@
 //! use auditcast::event::{Classifier, Lists, Options, Severity};
 //!
 //! let mut classifier = Classifier::new(Options::contract())?;
-//! let fields = [(b"data".to_vec(), br#"{"event_type":"AUTH_FAILURE","user_id":7,"ip":"::1"}"#.to_vec())];
+//! let fields = [(&b"data"[..], &br#"{"event_type":"AUTH_FAILURE","user_id":7,"ip":"::1"}"#[..])];
 //! let event = classifier.decode(&fields, 1_700_000_000_000, &jiff::tz::TimeZone::UTC)?;
 //! assert_eq!(event.kind.normal, "auth.failure");
 //! assert_eq!(event.user_id.as_deref(), Some("7"));
 //! assert_eq!(event.severity, Severity::Medium);
 //! assert!(event.lists().has(Lists::FAILED_LOGIN));
+//! assert_eq!(event.details.map()["ip"], "::1");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! | file | subject |
 //! |---|---|
+//! | `decode` | the meaning of each field; flat fields and merging, for whatever can stand in an entry |
 //! | `envelope` | the top level as written: JSON to parts |
-//! | `decode` | flat fields, merging, and the meaning of each field |
+//! | `plain`, `scan` | the same for entries as nearly all are, without making anything of their JSON |
+//! | `details` | the members that an event has beside; made only where somebody looks |
 //! | `mask`, `scrub` | secrets in members, and in texts that are no JSON |
 //! | `normal` | the normal form and the category of a name |
 //! | `pattern`, `contract` | patterns, and the lists of the contract |
@@ -28,16 +31,19 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use serde_json::{Map, Value};
-
 mod classify;
 mod contract;
 mod decode;
+mod details;
 mod envelope;
 mod id;
 mod mask;
 mod normal;
 mod pattern;
+mod plain;
+#[cfg(test)]
+mod plain_tests;
+mod scan;
 mod scrub;
 mod time;
 mod view;
@@ -45,7 +51,8 @@ mod words;
 
 pub use classify::{Classifier, EVENT_TYPE_BYTES_MAX, list_name};
 pub use contract::{HIGH, LIST_NAMES, MEDIUM};
-pub use decode::ENTRY_BYTES_MAX;
+pub use decode::{ENTRY_BYTES_MAX, borrowed};
+pub use details::Details;
 pub use id::EntryId;
 pub use mask::{MASK, MASKED};
 pub use pattern::{PatternError, PatternFault, check_pattern};
@@ -128,6 +135,15 @@ impl Lists {
     pub fn has(self, other: Lists) -> bool {
         self.0 & other.0 != 0
     }
+    /// The lists one by one, as numbers of bits, ascending.
+    pub fn bits(self) -> impl Iterator<Item = u32> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            let bit = (rest != 0).then(|| rest.trailing_zeros())?;
+            rest &= rest - 1;
+            Some(bit)
+        })
+    }
     pub fn with(self, other: Lists) -> Lists {
         Lists(self.0 | other.0)
     }
@@ -181,8 +197,8 @@ pub struct Event<'a> {
     pub username: Option<Cow<'a, str>>,
     pub event_id: Option<Cow<'a, str>>,
     pub message: Option<Cow<'a, str>>,
-    /// Masked; holds `ip_address`, `session_id`, `duration_ms`, … and every unknown top-level field.
-    pub details: Map<String, Value>,
+    /// `ip_address`, `session_id`, `duration_ms`, … and every unknown top-level field; masked wherever they are looked at.
+    pub details: Details<'a>,
 }
 
 /// Why an entry cannot be read; `as_str` is the dead letter's `reason` and the metric's label.

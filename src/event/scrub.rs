@@ -16,11 +16,11 @@ const NAME_BYTES_MAX: usize = 128;
 impl Classifier {
     /// The fields of an entry that could not be read, as they may be kept: masked as far as their text lets names be told, and
     /// not UTF-8 replaced. Fields that are to be dropped are masked, so that it can be seen that they were there.
-    pub fn masked_fields(&self, fields: &[(Vec<u8>, Vec<u8>)]) -> Vec<(String, String)> {
-        let masked = |(name, value): &(Vec<u8>, Vec<u8>)| {
-            let name = String::from_utf8_lossy(name).into_owned();
+    pub fn masked_fields<N: AsRef<[u8]>, V: AsRef<[u8]>>(&self, fields: &[(N, V)]) -> Vec<(String, String)> {
+        let masked = |(name, value): &(N, V)| {
+            let name = String::from_utf8_lossy(name.as_ref()).into_owned();
             let value = match self.mask.fate(&name) {
-                Fate::Keep => self.masked_text(&String::from_utf8_lossy(value)).into_owned(),
+                Fate::Keep => self.masked_text(&String::from_utf8_lossy(value.as_ref())).into_owned(),
                 Fate::Mask | Fate::Drop => MASK.to_owned(),
             };
             (name, value)

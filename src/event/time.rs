@@ -20,6 +20,10 @@ pub(super) fn event_time(text: &str, arrival_ms: u64, timezone: &TimeZone) -> Re
 /// `timezone` (of a local time that exists twice the first, of one that does not exist the one as far behind the gap);
 /// a number of s, ms, µs or ns, told apart by size. `None` where it is none of these.
 pub fn parse_ms(text: &str, timezone: &TimeZone) -> Option<i64> {
+    plain_ms(text.as_bytes(), timezone).or_else(|| parse_any(text, timezone))
+}
+
+fn parse_any(text: &str, timezone: &TimeZone) -> Option<i64> {
     let text = text.trim();
     if text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.' | b'e' | b'E'))
         && let Some(ms) = parse_unix(text)
@@ -36,6 +40,75 @@ pub fn parse_ms(text: &str, timezone: &TimeZone) -> Option<i64> {
     }
     let local: DateTime = text.parse().ok()?;
     Some(floor_ms(timezone.to_ambiguous_timestamp(local).compatible().ok()?))
+}
+
+/// The forms that nearly every event has, read without a calendar: whole numbers, and `YYYY-MM-DDThh:mm:ss` with or without a
+/// fraction, with `Z`, an offset `±hh:mm` or, where the source's zone is UTC, nothing. `None` where it is anything else.
+fn plain_ms(text: &[u8], timezone: &TimeZone) -> Option<i64> {
+    if text.len() <= 18 && text.iter().all(u8::is_ascii_digit) {
+        let whole = number(text)?;
+        return match whole {
+            _ if text.is_empty() => None,
+            0..=99_999_999_999 => Some(whole * 1000),
+            100_000_000_000..=99_999_999_999_999 => Some(whole),
+            100_000_000_000_000..=99_999_999_999_999_999 => Some(whole / 1000),
+            _ => Some(whole / 1_000_000),
+        };
+    }
+    let (date_time, rest) = text.split_at_checked(19)?;
+    let [y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1, b'T' | b' ', h0, h1, b':', n0, n1, b':', s0, s1] = *date_time else {
+        return None;
+    };
+    let (year, month, day) = (number(&[y0, y1, y2, y3])?, number(&[m0, m1])?, number(&[d0, d1])?);
+    let (hour, minute, second) = (number(&[h0, h1])?, number(&[n0, n1])?, number(&[s0, s1])?);
+    if !(1970..9999).contains(&year) || hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let length = match month {
+        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
+        4 | 6 | 9 | 11 => 30,
+        2 if leap => 29,
+        2 => 28,
+        _ => return None,
+    };
+    if !(1..=length).contains(&day) {
+        return None;
+    }
+    let (fraction_ms, zone) = match rest.split_first() {
+        Some((b'.', rest)) => {
+            let len = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+            if !(1..=9).contains(&len) {
+                return None;
+            }
+            let (digits, zone) = rest.split_at_checked(len)?;
+            let ms = number(digits.get(..3).unwrap_or(digits))?;
+            (ms * [100, 10, 1].get(len.min(3) - 1)?, zone)
+        }
+        _ => (0, rest),
+    };
+    let offset_minutes = match *zone {
+        [b'Z'] => 0,
+        [] if *timezone == TimeZone::UTC => 0,
+        [sign @ (b'+' | b'-'), h0, h1, b':', m0, m1] => {
+            let (hours, minutes) = (number(&[h0, h1])?, number(&[m0, m1])?);
+            // `-00:00` says that the offset is not known, which is for others to make something of.
+            if hours > 23 || minutes > 59 || (sign == b'-' && hours == 0 && minutes == 0) {
+                return None;
+            }
+            (hours * 60 + minutes) * if sign == b'-' { -1 } else { 1 }
+        }
+        _ => return None,
+    };
+    // Years begin in March here, so that the leap day is the last.
+    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
+    Some((((days * 24 + hour) * 60 + minute - offset_minutes) * 60 + second) * 1000 + fraction_ms)
+}
+
+/// Nothing but digits, at most 18.
+fn number(digits: &[u8]) -> Option<i64> {
+    digits.iter().try_fold(0i64, |n, digit| digit.is_ascii_digit().then(|| n * 10 + i64::from(digit - b'0')))
 }
 
 fn floor_ms(timestamp: Timestamp) -> i64 {
@@ -87,6 +160,8 @@ fn scale(billionths: i128) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// 2024-01-15T10:30:00Z
@@ -196,5 +271,48 @@ mod tests {
         check(-5, Err(TimestampFault::Skewed));
         assert_eq!(event_time("soon", arrival, &TimeZone::UTC), Err(TimestampFault::Unreadable));
         assert_eq!(event_time("-1", 5, &TimeZone::UTC), Err(TimestampFault::Skewed));
+    }
+
+    /// Every day there is, and its neighbours that there are not.
+    #[test]
+    fn each_day_by_hand_and_by_calendar() {
+        for year in (1969..2110).chain([2199, 2200, 2399, 2400, 9998, 9999]) {
+            for month in 0..14 {
+                for day in 0..33 {
+                    let text = format!("{year:04}-{month:02}-{day:02}T23:59:58.999Z");
+                    if let Some(ms) = plain_ms(text.as_bytes(), &TimeZone::UTC) {
+                        assert_eq!(Some(ms), parse_any(&text, &TimeZone::UTC), "{text}");
+                    } else {
+                        assert!(year == 1969 || year == 9999 || parse_any(&text, &TimeZone::UTC).is_none(), "{text}");
+                    }
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 5000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_read_by_hand_reads_the_same(
+            text in "[0-9]{1,20}|(19[67]|20[0-9]|99[89])[0-9]-[01][0-9]-[0-3][0-9][Tt ][0-2][0-9]:[0-6][0-9]:[0-6][0-9]([.,][0-9]{0,10})?(Z|z|[+-][0-2][0-9]:?[0-6][0-9]|\\[UTC\\])?",
+            berlin in any::<bool>(),
+        ) {
+            let zone = if berlin { TimeZone::get("Europe/Berlin").unwrap() } else { TimeZone::UTC };
+            if let Some(ms) = plain_ms(text.as_bytes(), &zone) {
+                prop_assert_eq!(Some(ms), parse_any(&text, &zone), "{}", text);
+            }
+        }
+    }
+
+    #[test]
+    fn the_usual_forms_are_read_by_hand() {
+        for text in
+            ["1705314600", "1705314600000", "2024-01-15T10:30:00Z", "2024-01-15 10:30:00.123456", "2024-01-15T11:30:00.5+01:00"]
+        {
+            assert!(plain_ms(text.as_bytes(), &TimeZone::UTC).is_some(), "{text}");
+        }
+        let berlin = TimeZone::get("Europe/Berlin").unwrap();
+        assert_eq!(plain_ms(b"2024-01-15T10:30:00", &berlin), None);
     }
 }

@@ -2,9 +2,7 @@
 
 use std::borrow::Cow;
 
-use serde_json::Value;
-
-use super::{Event, Lists, decode};
+use super::{Event, Lists, decode, details::Asked};
 
 /// Longest line that [`Event::message_line`] gives, in characters (contract §5).
 pub const MESSAGE_CHARS_MAX: usize = 512;
@@ -18,36 +16,23 @@ impl<'a> Event<'a> {
 
     /// `details.ip_address`; numbers as text, blank texts as absent.
     pub fn ip_address(&self) -> Option<Cow<'_, str>> {
-        self.text("ip_address")
+        self.details.text(Asked::IpAddress)
     }
 
     /// `details.session_id`; numbers as text, blank texts as absent.
     pub fn session_id(&self) -> Option<Cow<'_, str>> {
-        self.text("session_id")
+        self.details.text(Asked::SessionId)
     }
 
     /// `details.user_agent`; numbers as text, blank texts as absent.
     pub fn user_agent(&self) -> Option<Cow<'_, str>> {
-        self.text("user_agent")
+        self.details.text(Asked::UserAgent)
     }
 
     /// `details.duration_ms`, a number or the text of one; `None` unless finite and not negative.
     pub fn duration_ms(&self) -> Option<f64> {
-        let duration = match self.details.get("duration_ms")? {
-            Value::Number(number) => number.as_f64()?,
-            Value::String(text) => text.trim().parse().ok()?,
-            _ => return None,
-        };
+        let duration = self.details.float(Asked::DurationMs)?;
         (duration.is_finite() && duration >= 0.0).then_some(duration)
-    }
-
-    fn text(&self, name: &str) -> Option<Cow<'_, str>> {
-        match self.details.get(name)? {
-            Value::String(text) if text.trim().is_empty() => None,
-            Value::String(text) => Some(Cow::Borrowed(text)),
-            Value::Number(number) => Some(Cow::Owned(number.to_string())),
-            _ => None,
-        }
     }
 
     /// What an alert says of this event (contract §5): its own message, else who did what from where. One line of at most 512
@@ -77,7 +62,7 @@ impl<'a> Event<'a> {
             username: owned(self.username),
             event_id: owned(self.event_id),
             message: owned(self.message),
-            details: self.details,
+            details: self.details.into_owned(),
         }
     }
 }

@@ -91,6 +91,15 @@ impl Outcome {
         WORDS.iter().find(|(known, _)| known.eq_ignore_ascii_case(word)).map(|(_, outcome)| *outcome)
     }
 
+    /// What a member `success` says.
+    pub(super) fn of_truth(word: &str) -> Option<Outcome> {
+        match word.trim() {
+            word if word.eq_ignore_ascii_case("true") => Some(Outcome::Success),
+            word if word.eq_ignore_ascii_case("false") => Some(Outcome::Failure),
+            _ => None,
+        }
+    }
+
     /// What the first telling word of a matching form says.
     pub(super) fn of_name(matching: &str) -> Outcome {
         matching

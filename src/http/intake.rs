@@ -178,8 +178,9 @@ fn item(text: &str, event: &Event<'_>) -> Result<IntakeItem, Invalid> {
             put(name, Value::String(text.clone().into_owned()));
         }
     }
-    if !event.details.is_empty() {
-        put("details", Value::Object(event.details.clone()));
+    let details = event.details.map();
+    if !details.is_empty() {
+        put("details", Value::Object(details.into_owned()));
     }
     Ok(IntakeItem {
         source: SOURCE.to_owned(),

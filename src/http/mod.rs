@@ -27,6 +27,7 @@ use crate::{auth::Auth, event::Classifier, hub::Hub, metrics::Metrics, session, 
 
 mod alerts;
 mod connections;
+mod door;
 mod feed;
 mod guard;
 mod intake;

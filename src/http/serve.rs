@@ -1,8 +1,14 @@
 //! The accept loop: HTTP/1.1 on hyper, with time-outs and bounds that a ready-made server does not have.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use axum::{Router, body::Body};
+use axum::{Router, body::Body, response::Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::TcpKeepalive;
@@ -14,7 +20,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
-use super::Options;
+use super::{Options, door};
 use crate::metrics::Metrics;
 
 /// Longest request head, bytes; more is answered with 431.
@@ -135,14 +141,55 @@ async fn connection(
     stop: CancellationToken,
     permit: OwnedSemaphorePermit,
 ) {
+    let knock = tokio::select! {
+        biased;
+        () = stop.cancelled() => {
+            let _ = stream.shutdown().await;
+            return;
+        }
+        knock = tokio::time::timeout(header_timeout, door::listen(&stream)) => match knock {
+            Ok(Ok(knock)) => knock,
+            Ok(Err(_)) | Err(_) => return,
+        },
+    };
+    let refusal = match knock {
+        // Boxed, like what follows: this task is there for every connection from its first moment on.
+        Some(knock) => match Box::pin(door::open(stream, knock, Peer(peer), router.clone())).await {
+            None => return,
+            Some((returned, response)) => {
+                stream = returned;
+                Some(response)
+            }
+        },
+        None => None,
+    };
+    Box::pin(http(stream, peer, router, refusal, header_timeout, stop)).await;
+    drop(permit);
+}
+
+/// Speaks HTTP. `refusal` is the answer to the first request, where that has been asked already.
+async fn http(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    refusal: Option<Response>,
+    header_timeout: Duration,
+    stop: CancellationToken,
+) {
+    let refusal = Mutex::new(refusal);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(Peer(peer));
-        router.clone().oneshot(request.map(Body::new))
+        let refusal = refusal.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let router = router.clone();
+        async move {
+            match refusal {
+                Some(refusal) => Ok(refusal),
+                None => {
+                    request.extensions_mut().insert(Peer(peer));
+                    router.oneshot(request.map(Body::new)).await
+                }
+            }
+        }
     });
-    if stop.is_cancelled() {
-        let _ = stream.shutdown().await;
-        return;
-    }
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
@@ -161,5 +208,4 @@ async fn connection(
         // A client's mistake or absence; at most worth a look while debugging.
         tracing::debug!(%error, "a connection ended early");
     }
-    drop(permit);
 }

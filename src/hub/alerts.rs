@@ -5,9 +5,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use tokio_tungstenite::tungstenite::Utf8Bytes;
-
-use super::{Hub, RING_BYTES_MAX};
+use super::{Frame, Hub, RING_BYTES_MAX};
 use crate::{
     store::LogEntry,
     wire::{self, AlertView, Pos},
@@ -21,8 +19,8 @@ pub struct AlertFrame {
     pub pos: Pos,
     pub view: AlertView,
     /// With `pos`, as it goes out to who is there.
-    pub frame: Utf8Bytes,
-    replayed: OnceLock<Utf8Bytes>,
+    pub frame: Frame,
+    replayed: OnceLock<Frame>,
 }
 
 impl AlertFrame {
@@ -41,8 +39,8 @@ impl AlertFrame {
     }
 
     /// The same with `replayed`: made when the first client needs it.
-    pub fn replayed(&self) -> &Utf8Bytes {
-        self.replayed.get_or_init(|| wire::mark_replayed(&self.frame).into())
+    pub fn replayed(&self) -> &Frame {
+        self.replayed.get_or_init(|| wire::mark_replayed(self.frame.as_str()).into())
     }
 }
 
@@ -54,7 +52,7 @@ struct Slot {
 
 impl Slot {
     fn bytes(frame: &Option<Arc<AlertFrame>>) -> usize {
-        frame.as_ref().map_or(0, |frame| frame.frame.len())
+        frame.as_ref().map_or(0, |frame| frame.frame.wire_len())
     }
 }
 
@@ -79,6 +77,13 @@ pub struct Cursor {
     /// Entries up to here were in the log before the reader came: they go out as `replayed`.
     pub replay_to: u64,
     generation: u64,
+}
+
+impl Cursor {
+    /// Of the log it is a place in: a reset makes another one.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
 }
 
 /// What a read gave beside frames.
@@ -301,6 +306,12 @@ impl Hub {
     /// Position of the newest entry of the alert log that this node knows.
     pub fn head(&self) -> u64 {
         self.ring().head.seq
+    }
+
+    /// The log's generation and the position of its newest entry that this node knows.
+    pub fn view(&self) -> (u64, u64) {
+        let ring = self.ring();
+        (ring.generation, ring.head.seq)
     }
 
     pub fn head_pos(&self) -> Pos {

@@ -53,19 +53,33 @@ pub enum Full {
     User,
 }
 
+/// A connection as the registry and its owner share it.
+struct Entry {
+    id: u64,
+    address: IpAddr,
+    transport: Transport,
+    since_ms: u64,
+    /// Has been told to go.
+    ended: AtomicBool,
+}
+
+/// Whose connection it is.
+struct Named {
+    /// Shared by all connections of a user.
+    user_id: Arc<str>,
+    jti: Option<Box<str>>,
+}
+
 #[derive(Default)]
 pub(super) struct Registry {
     last: u64,
-    connections: BTreeMap<u64, ConnectionInfo>,
-    /// Set where a connection has been told to go.
-    ended: HashMap<u64, Arc<AtomicBool>>,
-    per_user: HashMap<String, usize>,
+    connections: BTreeMap<u64, (Arc<Entry>, Option<Named>)>,
+    per_user: HashMap<Arc<str>, usize>,
 }
 
 /// A place among the connections; given back by its drop.
 pub struct Connection {
-    id: u64,
-    ended: Arc<AtomicBool>,
+    entry: Arc<Entry>,
     registry: Arc<Mutex<Registry>>,
 }
 
@@ -87,10 +101,9 @@ impl Hub {
         }
         registry.last += 1;
         let id = registry.last;
-        registry.connections.insert(id, ConnectionInfo { id, user_id: None, jti: None, address, transport, since_ms });
-        let ended = Arc::new(AtomicBool::new(false));
-        registry.ended.insert(id, ended.clone());
-        Ok(Connection { id, ended, registry: self.registry.clone() })
+        let entry = Arc::new(Entry { id, address, transport, since_ms, ended: AtomicBool::new(false) });
+        registry.connections.insert(id, (entry.clone(), None));
+        Ok(Connection { entry, registry: self.registry.clone() })
     }
 
     /// Above `limits.memory` nobody new gets a place; who has one keeps it.
@@ -100,48 +113,73 @@ impl Hub {
 
     /// Everybody who is connected to this node, in the order they came.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
-        unpoisoned(self.registry.lock()).connections.values().cloned().collect()
+        unpoisoned(self.registry.lock()).connections.values().map(info).collect()
     }
 
     /// Tells every connection to go that `which` holds for, and how many those are. They say `bye` and are gone soon after.
     pub fn disconnect(&self, mut which: impl FnMut(&ConnectionInfo) -> bool) -> usize {
         let count = {
             let registry = unpoisoned(self.registry.lock());
-            let told = registry.connections.values().filter(|info| which(info)).filter_map(|info| registry.ended.get(&info.id));
-            told.map(|ended| ended.store(true, Ordering::Relaxed)).count()
+            let told = registry.connections.values().filter(|connection| which(&info(connection)));
+            told.map(|(entry, _)| entry.ended.store(true, Ordering::Relaxed)).count()
         };
         if count > 0 {
+            self.disconnections.fetch_add(1, Ordering::Release);
             self.wake();
         }
         count
+    }
+
+    /// How often [`Hub::disconnect`] has ended somebody.
+    pub fn disconnections(&self) -> u64 {
+        self.disconnections.load(Ordering::Acquire)
+    }
+}
+
+fn info((entry, named): &(Arc<Entry>, Option<Named>)) -> ConnectionInfo {
+    ConnectionInfo {
+        id: entry.id,
+        user_id: named.as_ref().map(|named| named.user_id.to_string()),
+        jti: named.as_ref().and_then(|named| named.jti.as_deref()).map(str::to_owned),
+        address: entry.address,
+        transport: entry.transport,
+        since_ms: entry.since_ms,
     }
 }
 
 impl Connection {
     pub fn id(&self) -> u64 {
-        self.id
+        self.entry.id
     }
 
     /// Somebody who may has ended this connection: [`Hub::disconnect`], which wakes whoever waits on the hub.
     pub fn is_ended(&self) -> bool {
-        self.ended.load(Ordering::Relaxed)
+        self.entry.ended.load(Ordering::Relaxed)
+    }
+
+    /// Whose it is, once that has been said.
+    pub fn user_id(&self) -> Option<Arc<str>> {
+        let registry = unpoisoned(self.registry.lock());
+        registry.connections.get(&self.entry.id)?.1.as_ref().map(|named| named.user_id.clone())
     }
 
     /// Says whose it is, if that user has fewer than `per_user_max`. Once per connection; the same user again is fine.
     pub fn name(&self, user_id: &str, jti: Option<&str>, per_user_max: usize) -> Result<(), Full> {
         let mut registry = unpoisoned(self.registry.lock());
         let registry = &mut *registry;
-        let Some(info) = registry.connections.get_mut(&self.id) else { return Ok(()) };
-        info.jti = jti.map(str::to_owned);
-        if info.user_id.is_some() {
+        let Some((_, named)) = registry.connections.get_mut(&self.entry.id) else { return Ok(()) };
+        let jti = jti.map(Box::from);
+        if let Some(named) = named {
+            named.jti = jti;
             return Ok(());
         }
-        let count = registry.per_user.get(user_id).copied().unwrap_or_default();
+        let known = registry.per_user.get_key_value(user_id).map(|(user_id, count)| (user_id.clone(), *count));
+        let (user_id, count) = known.unwrap_or_else(|| (user_id.into(), 0));
         if count >= per_user_max {
             return Err(Full::User);
         }
-        registry.per_user.insert(user_id.to_owned(), count + 1);
-        info.user_id = Some(user_id.to_owned());
+        registry.per_user.insert(user_id.clone(), count + 1);
+        *named = Some(Named { user_id, jti });
         Ok(())
     }
 }
@@ -149,12 +187,11 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         let mut registry = unpoisoned(self.registry.lock());
-        registry.ended.remove(&self.id);
-        let Some(user_id) = registry.connections.remove(&self.id).and_then(|info| info.user_id) else { return };
-        if let Some(count) = registry.per_user.get_mut(&user_id) {
+        let Some((_, Some(named))) = registry.connections.remove(&self.entry.id) else { return };
+        if let Some(count) = registry.per_user.get_mut(&named.user_id) {
             *count -= 1;
             if *count == 0 {
-                registry.per_user.remove(&user_id);
+                registry.per_user.remove(&named.user_id);
             }
         }
     }

@@ -5,9 +5,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use tokio_tungstenite::tungstenite::Utf8Bytes;
-
-use super::{Hub, RING_BYTES_MAX, unpoisoned};
+use super::{Frame, Hub, RING_BYTES_MAX, unpoisoned};
 use crate::event::Severity;
 
 /// One live event.
@@ -16,7 +14,7 @@ pub struct EventFrame {
     pub severity: Severity,
     /// Normal form, for `types`.
     pub event_type: Arc<str>,
-    pub frame: Utf8Bytes,
+    pub frame: Frame,
 }
 
 pub(super) struct Ring {
@@ -42,12 +40,12 @@ impl Ring {
     }
 
     fn push(&mut self, frame: EventFrame) {
-        self.bytes += frame.frame.len();
+        self.bytes += frame.frame.wire_len();
         self.frames.push_back(frame);
         self.end += 1;
         while self.frames.len() > self.len_max || (self.bytes > RING_BYTES_MAX && self.frames.len() > 1) {
             if let Some(oldest) = self.frames.pop_front() {
-                self.bytes -= oldest.frame.len();
+                self.bytes -= oldest.frame.wire_len();
             }
         }
     }

@@ -15,7 +15,6 @@ use std::{
 };
 
 use tokio::sync::{Semaphore, watch};
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::{detect::Metrics, event::Severity, wire};
 
@@ -23,6 +22,7 @@ mod alerts;
 mod connections;
 mod events;
 mod follow;
+mod frame;
 mod handover;
 mod locate;
 mod restore;
@@ -30,6 +30,7 @@ mod restore;
 pub use alerts::{AlertFrame, Cursor, Read, Reset};
 pub use connections::{Connection, ConnectionInfo, Full, Transport};
 pub use events::{EventFrame, EventRead, Interest};
+pub use frame::Frame;
 pub use locate::Located;
 
 /// `[feed]` as far as it is about memory.
@@ -62,6 +63,8 @@ pub struct Hub {
     /// Counts of [`State`], to be looked at without its lock: every client asks at every turn.
     source_changes: AtomicU64,
     snapshots: AtomicU64,
+    /// Counts up with each [`Hub::disconnect`] that concerned somebody.
+    disconnections: AtomicU64,
     /// Lists of firing alerts that are on their way to clients: each may be long, so there are few at once.
     active: Arc<Semaphore>,
     /// Counts up with everything but live events: alerts, resets, sources, snapshots of metrics, drain.
@@ -74,7 +77,7 @@ pub struct Hub {
 #[derive(Default)]
 struct State {
     metrics: Option<Metrics>,
-    snapshot: Option<(u64, Utf8Bytes)>,
+    snapshot: Option<(u64, Frame)>,
     sources: BTreeMap<String, (u64, wire::SourceStatus)>,
 }
 
@@ -98,6 +101,7 @@ impl Hub {
             draining: OnceLock::new(),
             source_changes: AtomicU64::new(0),
             snapshots: AtomicU64::new(0),
+            disconnections: AtomicU64::new(0),
             active: Arc::new(Semaphore::new(ACTIVE_MAX)),
             wake: watch::Sender::new(0),
             wake_events: watch::Sender::new(0),
@@ -143,7 +147,7 @@ impl Hub {
 
     /// The values of the last closed slot. With `snapshot` the clients that asked for metrics get them.
     pub fn push_metrics(&self, metrics: Metrics, snapshot: bool) {
-        let frame = snapshot.then(|| Utf8Bytes::from(wire::metrics_frame(&metrics)));
+        let frame = snapshot.then(|| Frame::from(wire::metrics_frame(&metrics)));
         {
             let mut state = self.state();
             state.metrics = Some(metrics);
@@ -164,7 +168,7 @@ impl Hub {
     }
 
     /// The newest `security_metrics` frame, if it is another than the one numbered `seen`.
-    pub fn snapshot_after(&self, seen: u64) -> Option<(u64, Utf8Bytes)> {
+    pub fn snapshot_after(&self, seen: u64) -> Option<(u64, Frame)> {
         if self.snapshots.load(Ordering::Acquire) <= seen {
             return None;
         }
@@ -184,6 +188,12 @@ impl Hub {
             self.source_changes.store(change, Ordering::Release);
         }
         self.wake();
+    }
+
+    /// Whether [`Hub::sources_after`] or, where metrics are wanted, [`Hub::snapshot_after`] would have something new.
+    pub fn has_news(&self, sources_seen: u64, metrics_seen: Option<u64>) -> bool {
+        self.source_changes.load(Ordering::Acquire) != sources_seen
+            || metrics_seen.is_some_and(|seen| self.snapshots.load(Ordering::Acquire) > seen)
     }
 
     /// Every source, by name.

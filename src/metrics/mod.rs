@@ -19,10 +19,12 @@ use prometheus::{
 
 use crate::{detect, event::Severity};
 
+mod delivery;
 mod health;
 mod memory;
 mod stream;
 
+pub use delivery::{Arrivals, Delays, Delivery};
 pub use health::{Check, Health, unix_ms};
 pub use memory::resident_bytes;
 
@@ -127,7 +129,7 @@ pub struct Metrics {
     /// `auditcast_auth_failures_total{reason}`, of [`AUTH_FAILURES`].
     pub auth_failures: Labelled,
     /// `auditcast_alert_delivery_seconds`: arrival to socket, replays left out.
-    pub alert_delivery: Histogram,
+    pub alert_delivery: Delivery,
     /// `auditcast_config_last_reload_successful`; 1 from the start.
     pub config_reload_ok: Gauge,
 }
@@ -201,10 +203,9 @@ impl Metrics {
             ),
             frames_sent: make.labelled("auditcast_frames_sent_total", "Frames sent to clients.", "transport", TRANSPORTS),
             auth_failures: make.labelled("auditcast_auth_failures_total", "Tokens that were refused.", "reason", AUTH_FAILURES),
-            alert_delivery: make.histogram(
+            alert_delivery: make.delivery(
                 "auditcast_alert_delivery_seconds",
                 "Time from an entry's arrival to its alert's way into a client's socket, replays left out.",
-                PROCESSING_BUCKETS,
             ),
             config_reload_ok,
             registry,
@@ -301,6 +302,12 @@ impl Maker<'_> {
         let histogram = Histogram::with_opts(options).expect("the name is ours");
         self.register(&histogram);
         histogram
+    }
+
+    fn delivery(&self, name: &str, help: &str) -> Delivery {
+        let delivery = Delivery::new(name, help);
+        self.register(&delivery);
+        delivery
     }
 
     fn labelled(&self, name: &str, help: &str, label: &str, values: &'static [&'static str]) -> Labelled {

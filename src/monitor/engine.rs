@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     detect::{Alert, Detector, Gap, GapReason, Observed, SourceIx, Status},
-    event::{Classifier, EntryId, Event, Invalid},
+    event::{Classifier, ENTRY_BYTES_MAX, EntryId, Event, Invalid},
     store::{CommitRecord, DeadLetter, Entry, NewEntry},
     wire,
 };
@@ -195,12 +195,10 @@ impl Engine {
         if effects.arrivals.len() < ARRIVALS_MAX {
             effects.arrivals.push(arrival_ms);
         }
-        let fields;
         let (source, decoded) = match stream.feeds {
             Feeds::Source(source) => {
                 let timezone = self.sources.get(usize::from(source)).map_or(&UTC, |s| &s.timezone);
-                fields = owned(entry);
-                (source, self.classifier.decode(&fields, arrival_ms, timezone))
+                (source, decode(&mut self.classifier, entry, arrival_ms, timezone))
             }
             Feeds::Intake => {
                 let field = |name: &[u8]| entry.field(name).and_then(|v| std::str::from_utf8(v).ok());
@@ -412,15 +410,36 @@ static UTC: TimeZone = TimeZone::UTC;
 /// An id further ahead of the store's clock than this raises `audit_clock` (contract §4).
 const FUTURE_MS: u64 = 5_000;
 
-/// The fields as the classifier takes them.
-fn owned(entry: &Entry) -> Vec<(Vec<u8>, Vec<u8>)> {
-    entry.fields().map(|(name, value)| (name.to_vec(), value.to_vec())).collect()
+/// Entries of so few fields, which is nearly all, are laid out on the stack.
+const FIELDS_FEW: usize = 24;
+
+fn decode<'a>(
+    classifier: &mut Classifier,
+    entry: &'a Entry,
+    arrival_ms: u64,
+    timezone: &TimeZone,
+) -> Result<Event<'a>, Invalid> {
+    // What is far too large may have been cut when it was read.
+    if entry.size() > ENTRY_BYTES_MAX {
+        return Err(Invalid::TooLarge);
+    }
+    let count = entry.fields().len();
+    if count > FIELDS_FEW {
+        let fields: Vec<_> = entry.fields().collect();
+        return classifier.decode(&fields, arrival_ms, timezone);
+    }
+    let mut few: [(&[u8], &[u8]); FIELDS_FEW] = [(&[], &[]); FIELDS_FEW];
+    for (place, field) in few.iter_mut().zip(entry.fields()) {
+        *place = field;
+    }
+    classifier.decode(few.get(..count).unwrap_or_default(), arrival_ms, timezone)
 }
 
 /// What is kept of an entry that cannot be read: masked like any other, then cut.
 fn dead_letter(classifier: &Classifier, source: &str, stream: &str, entry: &Entry, reason: Invalid) -> DeadLetter {
-    let mut body = match owned(entry).as_slice() {
-        [(name, value)] if name != b"event_type" => classifier.masked_text(&String::from_utf8_lossy(value)).into_owned(),
+    let fields: Vec<_> = entry.fields().collect();
+    let mut body = match fields.as_slice() {
+        [(name, value)] if *name != b"event_type" => classifier.masked_text(&String::from_utf8_lossy(value)).into_owned(),
         fields => {
             let mut object = serde_json::Map::new();
             for (name, value) in classifier.masked_fields(fields) {

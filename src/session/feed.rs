@@ -6,17 +6,19 @@
 
 use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use tokio::{
-    sync::{OwnedSemaphorePermit, watch},
-    time::{Instant, sleep, sleep_until, timeout},
+use super::{
+    Context,
+    batch::{After, BATCH_BYTES, Batch, Turn},
+    rate::Bucket,
 };
-use tokio_tungstenite::tungstenite::Utf8Bytes;
-
-use super::rate::Bucket;
 use crate::{
-    hub::{AlertFrame, Cursor, Hub, Interest, Located, Read},
-    store::{LogEntry, Store, StoreError},
+    hub::{AlertFrame, Cursor, Frame, Interest, Located, Read},
+    store::{LogEntry, StoreError},
     wire::{self, Pos, RequestId, Subscription},
+};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, sleep, timeout},
 };
 
 /// An answer of the store that takes longer is none; then it is asked again.
@@ -32,7 +34,7 @@ const GAP_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Out {
     /// Its `type`, the `event:` of SSE.
     pub(super) name: &'static str,
-    pub(super) frame: Utf8Bytes,
+    pub(super) frame: Frame,
     /// Of the alert log, or a `position`: the `id:` of SSE.
     pub(super) pos: Option<At>,
     /// Arrival of what caused a live alert, Unix ms.
@@ -64,10 +66,11 @@ impl Out {
     }
 }
 
-type Asking = Pin<Box<dyn Future<Output = Fetched> + Send>>;
+/// A question to the store: whoever owns the feed asks it and brings the answer to [`Feed::answered`].
+pub(super) type Asking = Pin<Box<dyn Future<Output = Fetched> + Send>>;
 
 /// What the store said.
-enum Fetched {
+pub(super) enum Fetched {
     Located(Located),
     Firing(Vec<LogEntry>, OwnedSemaphorePermit),
     Page(Vec<LogEntry>),
@@ -88,19 +91,15 @@ struct Setup {
     subscription: Subscription,
 }
 
-pub(super) struct Feed {
-    hub: Arc<Hub>,
-    store: Store,
-    events_rate: u32,
-    subscription: Subscription,
-    cursor: Cursor,
-    /// The position the client has, by a frame or by `position`.
-    told: u64,
-    /// Has been at the ring's head: from here on, falling off its tail means being too slow.
-    live: bool,
+/// What is there only while it is needed: an idle client has none of it.
+#[derive(Default)]
+struct Busy {
     setup: Option<Setup>,
     next_setup: Option<Setup>,
+    /// A question nobody asks yet.
     asking: Option<Asking>,
+    /// A question is open, with its asker or above.
+    asked: bool,
     fetched: Option<Fetched>,
     /// Alerts that are firing, to be sent first; with the turn to hold so many.
     firing: Option<(VecDeque<LogEntry>, OwnedSemaphorePermit)>,
@@ -108,11 +107,41 @@ pub(super) struct Feed {
     page: VecDeque<LogEntry>,
     /// Frames about the feed itself, in their place before what comes next.
     queue: VecDeque<Out>,
-    events: Option<Events>,
+}
+
+impl Busy {
+    fn is_over(&self) -> bool {
+        self.setup.is_none()
+            && !self.asked
+            && self.fetched.is_none()
+            && self.firing.is_none()
+            && self.page.is_empty()
+            && self.queue.is_empty()
+    }
+
+    fn ask(&mut self, asking: impl Future<Output = Fetched> + Send + 'static) {
+        self.fetched = None;
+        self.asking = Some(Box::pin(asking));
+        self.asked = true;
+    }
+}
+
+pub(super) struct Feed {
+    ctx: Arc<Context>,
+    /// Shared by who asked for nothing special.
+    subscription: Arc<Subscription>,
+    cursor: Cursor,
+    /// The position of the cursor, where only its number has been written there: a text for each client would be looked up in
+    /// memory for each frame.
+    reached: Option<Arc<Pos>>,
+    /// The position the client has, by a frame or by `position`.
+    told: u64,
     metrics_seen: u64,
     sources_seen: u64,
-    wake: watch::Receiver<u64>,
-    wake_events: watch::Receiver<u64>,
+    busy: Option<Box<Busy>>,
+    events: Option<Box<Events>>,
+    /// Has been at the ring's head: from here on, falling off its tail means being too slow.
+    live: bool,
 }
 
 /// Asks until there is an answer: a store that is away comes back, and the client keeps its place.
@@ -127,39 +156,42 @@ async fn until_answered<T, F: Future<Output = Result<T, StoreError>>>(mut ask: i
 
 impl Feed {
     /// A client that came now; nothing is sent before [`Feed::subscribe`].
-    pub(super) fn new(hub: Arc<Hub>, store: Store, events_rate: u32) -> Feed {
-        let cursor = hub.cursor_at_head();
+    pub(super) fn new(ctx: Arc<Context>) -> Feed {
+        let cursor = ctx.hub.cursor_at_head();
         Feed {
-            events_rate,
-            subscription: Subscription::default(),
+            subscription: ctx.everything.clone(),
             told: cursor.pos.seq,
             cursor,
-            live: false,
-            setup: None,
-            next_setup: None,
-            asking: None,
-            fetched: None,
-            firing: None,
-            page: VecDeque::new(),
-            queue: VecDeque::new(),
-            events: None,
+            reached: None,
             metrics_seen: 0,
             sources_seen: 0,
-            wake: hub.waiter(),
-            wake_events: hub.events_waiter(),
-            hub,
-            store,
+            busy: None,
+            events: None,
+            live: false,
+            ctx,
         }
+    }
+
+    /// Makes the cursor whole again.
+    fn settle_cursor(&mut self) {
+        if let Some(reached) = self.reached.take() {
+            self.cursor.pos.clone_from(&reached);
+        }
+    }
+
+    fn busy(&mut self) -> &mut Busy {
+        self.busy.get_or_insert_default()
     }
 
     /// Takes a subscription. Without `after` it goes on from where the client is. `Err`: two are waiting for the store already.
     pub(super) fn subscribe(&mut self, id: Option<RequestId>, subscription: Subscription) -> Result<(), ()> {
         let setup = Setup { id, subscription };
-        if self.setup.is_some() {
-            if self.next_setup.is_some() {
+        let busy = self.busy();
+        if busy.setup.is_some() {
+            if busy.next_setup.is_some() {
                 return Err(());
             }
-            self.next_setup = Some(setup);
+            busy.next_setup = Some(setup);
             return Ok(());
         }
         self.start(setup);
@@ -167,71 +199,92 @@ impl Feed {
     }
 
     fn start(&mut self, setup: Setup) {
-        let subscription = &setup.subscription;
-        self.firing = None;
-        match &subscription.after {
+        self.settle_cursor();
+        let (hub, store) = (self.ctx.hub.clone(), self.ctx.store.clone());
+        if setup.subscription.after.is_some() {
+            // Taken before the store is asked: a log that changes meanwhile is then met as a reset.
+            self.cursor = hub.cursor(self.cursor.pos.clone());
+        }
+        let busy = self.busy();
+        busy.firing = None;
+        match &setup.subscription.after {
             Some(after) => {
-                // Taken before the store is asked: a log that changes meanwhile is then met as a reset.
-                self.cursor = self.hub.cursor(self.cursor.pos.clone());
-                self.page.clear();
-                let (hub, store, after) = (self.hub.clone(), self.store.clone(), after.clone());
-                self.ask(async move { Fetched::Located(until_answered(|| hub.locate(&store, &after)).await) });
-                self.setup = Some(setup);
+                busy.page.clear();
+                let after = after.clone();
+                busy.ask(async move { Fetched::Located(until_answered(|| hub.locate(&store, &after)).await) });
+                busy.setup = Some(setup);
             }
-            None if subscription.active => {
-                let (store, turns) = (self.store.clone(), self.hub.active_turns());
+            None if setup.subscription.active => {
+                let turns = hub.active_turns();
                 // A page that was on its way is asked for again afterwards.
-                self.ask(async move {
+                busy.ask(async move {
                     // Never closed.
                     let Ok(turn) = turns.acquire_owned().await else { return std::future::pending().await };
                     Fetched::Firing(until_answered(|| store.firing()).await, turn)
                 });
-                self.setup = Some(setup);
+                busy.setup = Some(setup);
             }
             None => self.begin(setup, Ok(()), 0),
         }
     }
 
-    fn ask(&mut self, asking: impl Future<Output = Fetched> + Send + 'static) {
-        self.fetched = None;
-        self.asking = Some(Box::pin(asking));
+    /// A question to ask in the place of any that is being asked.
+    pub(super) fn take_asking(&mut self) -> Option<Asking> {
+        self.busy.as_mut()?.asking.take()
+    }
+
+    /// There is one for [`Feed::take_asking`].
+    pub(super) fn has_asking(&self) -> bool {
+        self.busy.as_ref().is_some_and(|busy| busy.asking.is_some())
+    }
+
+    pub(super) fn answered(&mut self, fetched: Fetched) {
+        let busy = self.busy();
+        busy.asked = false;
+        busy.fetched = Some(fetched);
     }
 
     /// The subscription is in force.
     fn begin(&mut self, setup: Setup, recovered: Result<(), &'static str>, replaying: u64) {
-        let head = self.hub.head_pos().to_string();
-        self.queue.push_back(Out::new("subscribed", wire::subscribed(setup.id.as_ref(), recovered, &head, replaying)));
-        self.subscription = setup.subscription;
+        let head = self.ctx.hub.head_pos().to_string();
+        let frame = wire::subscribed(setup.id.as_ref(), recovered, &head, replaying);
+        self.busy().queue.push_back(Out::new("subscribed", frame));
+        // What has been done is no part of the filter, which others may share.
+        let subscription = Subscription { after: None, active: false, ..setup.subscription };
+        self.subscription =
+            if subscription == *self.ctx.everything { self.ctx.everything.clone() } else { Arc::new(subscription) };
         self.live = false;
         self.sources_seen = 0;
         self.metrics_seen = 0;
         // Who changes what he wants keeps his rate, and hears of what he lost before.
         let before = self.events.take();
+        let (hub, rate) = (&self.ctx.hub, self.ctx.options.events_rate);
         self.events = self.subscription.events.map(|severity| {
-            let interest = self.hub.interest(severity);
-            match before {
-                Some(events) => Events { _interest: interest, ..events },
+            let interest = hub.interest(severity);
+            Box::new(match before {
+                Some(events) => Events { _interest: interest, ..*events },
                 None => Events {
-                    cursor: self.hub.events_cursor(),
-                    bucket: Bucket::new(self.events_rate, self.events_rate, Instant::now()),
+                    cursor: hub.events_cursor(),
+                    bucket: Bucket::new(rate, rate, Instant::now()),
                     over_rate: 0,
                     too_slow: 0,
                     told_at: None,
                     _interest: interest,
                 },
-            }
+            })
         });
-        if let Some(next) = self.next_setup.take() {
+        if let Some(next) = self.busy().next_setup.take() {
             self.start(next);
         }
     }
 
     fn settle(&mut self, fetched: Fetched) {
-        match (fetched, self.setup.take()) {
+        let setup = self.busy().setup.take();
+        match (fetched, setup) {
             (Fetched::Located(located), Some(setup)) => {
                 self.cursor.pos = located.pos;
                 // Who left at the head of another node has nothing to be replayed here.
-                let replaying = self.hub.lag(&self.cursor);
+                let replaying = self.ctx.hub.lag(&self.cursor);
                 self.told = self.cursor.pos.seq;
                 self.begin(setup, located.recovered, replaying);
             }
@@ -239,11 +292,11 @@ impl Feed {
                 // What is after the cursor comes as an alert of its own.
                 entries.retain(|entry| entry.seq <= self.cursor.pos.seq);
                 let count = entries.len() as u64;
-                self.firing = (count > 0).then(|| (entries.into(), turn));
+                self.busy().firing = (count > 0).then(|| (entries.into(), turn));
                 self.begin(setup, Ok(()), count);
             }
             (Fetched::Page(entries), setup) => {
-                self.setup = setup;
+                self.busy().setup = setup;
                 if let Some(first) = entries.first()
                     && first.seq > self.cursor.pos.seq + 1
                 {
@@ -253,7 +306,7 @@ impl Feed {
                     self.tell_gap("trimmed", Some(missed), &self.cursor.pos.clone(), &to);
                     self.cursor.pos = to;
                 }
-                self.page.extend(entries);
+                self.busy().page.extend(entries);
             }
             // An answer to a question that has been replaced.
             (Fetched::Located(_) | Fetched::Firing(..), None) => {}
@@ -262,24 +315,65 @@ impl Feed {
 
     fn tell_gap(&mut self, reason: &str, missed: Option<u64>, from: &Pos, to: &Pos) {
         let frame = wire::gap(wire::Feed::Alerts, missed, reason, Some((&from.to_string(), &to.to_string())));
-        self.queue.push_back(Out::new("gap", frame));
+        self.busy().queue.push_back(Out::new("gap", frame));
+    }
+
+    /// The next write: everything that is ready, up to about [`BATCH_BYTES`]. What others get too is made once for all of them.
+    pub(super) fn next(&mut self, turn: &mut Turn<'_>) -> Option<Arc<Batch>> {
+        loop {
+            let metrics_seen = self.subscription.metrics.then_some(self.metrics_seen);
+            if self.busy.is_none() && !self.ctx.hub.has_news(self.sources_seen, metrics_seen) {
+                match turn.after(&self.cursor, &self.subscription) {
+                    After::Head => {
+                        self.live = true;
+                        self.events.as_ref()?;
+                    }
+                    After::Stretch(stretch) => {
+                        self.cursor.pos.seq = stretch.to.seq;
+                        self.reached = Some(stretch.to.clone());
+                        if let Some(told) = stretch.told {
+                            self.told = told;
+                            return Some(stretch.batch.clone());
+                        }
+                        continue;
+                    }
+                    After::Elsewhere => {}
+                }
+            }
+            let mut out = std::mem::take(&mut turn.out);
+            let more = self.collect(turn.now, BATCH_BYTES, &mut out);
+            let batch = Batch::of(&mut out);
+            turn.out = out;
+            if batch.is_some() || !more {
+                return batch;
+            }
+        }
     }
 
     /// Gives `out` what is ready, up to about `bytes_max`. Never waits. `true`: there is more.
     pub(super) fn collect(&mut self, now: Instant, bytes_max: usize, out: &mut Vec<Out>) -> bool {
+        let more = self.collect_all(now, bytes_max, out);
+        if self.busy.as_ref().is_some_and(|busy| busy.is_over()) {
+            self.busy = None;
+        }
+        more
+    }
+
+    fn collect_all(&mut self, now: Instant, bytes_max: usize, out: &mut Vec<Out>) -> bool {
+        self.settle_cursor();
         let mut bytes = 0;
-        if let Some(fetched) = self.fetched.take() {
+        if let Some(fetched) = self.busy.as_mut().and_then(|busy| busy.fetched.take()) {
             self.settle(fetched);
         }
         loop {
-            while let Some(next) = self.queue.pop_front() {
-                bytes += next.frame.len();
+            while let Some(next) = self.busy.as_mut().and_then(|busy| busy.queue.pop_front()) {
+                bytes += next.frame.wire_len();
                 out.push(next);
                 if bytes >= bytes_max {
                     return true;
                 }
             }
-            if self.setup.is_some() {
+            if self.busy.as_ref().is_some_and(|busy| busy.setup.is_some()) {
                 // Nothing comes before `subscribed`.
                 return false;
             }
@@ -298,13 +392,14 @@ impl Feed {
 
     /// The alerts that are firing, each as it was last told. `true`: there are more.
     fn collect_firing(&mut self, bytes_max: usize, out: &mut Vec<Out>) -> bool {
-        let Some((entries, _)) = &mut self.firing else { return false };
+        let Some(busy) = &mut self.busy else { return false };
+        let Some((entries, _)) = &mut busy.firing else { return false };
         let mut bytes = 0;
         let mut sent = false;
         while let Some(entry) = entries.pop_front() {
             let Some(alert) = AlertFrame::new(entry).filter(|alert| self.subscription.wants(&alert.view)) else { continue };
             let frame = alert.replayed().clone();
-            bytes += frame.len();
+            bytes += frame.wire_len();
             sent = true;
             self.told = 0;
             out.push(Out { name: "security_alert", frame, pos: Some(At::Alert(Arc::new(alert))), received_at_ms: None });
@@ -312,7 +407,7 @@ impl Feed {
                 return true;
             }
         }
-        self.firing = None;
+        busy.firing = None;
         if sent || self.told != self.cursor.pos.seq {
             // The last position a client sees is the one it comes back with: not that of an old alert.
             out.extend(self.position());
@@ -322,11 +417,11 @@ impl Feed {
 
     /// Sources and metrics: rare, small, and only the newest.
     fn collect_news(&mut self, out: &mut Vec<Out>) {
-        let (seen, changed) = self.hub.sources_after(self.sources_seen);
+        let (seen, changed) = self.ctx.hub.sources_after(self.sources_seen);
         self.sources_seen = seen;
         out.extend(changed.iter().map(|status| Out::new("source_status", wire::source_status(status))));
         if self.subscription.metrics
-            && let Some((seen, frame)) = self.hub.snapshot_after(self.metrics_seen)
+            && let Some((seen, frame)) = self.ctx.hub.snapshot_after(self.metrics_seen)
         {
             self.metrics_seen = seen;
             out.push(Out { name: "security_metrics", frame, pos: None, received_at_ms: None });
@@ -335,7 +430,7 @@ impl Feed {
 
     fn collect_alerts(&mut self, bytes_max: usize, bytes: &mut usize, out: &mut Vec<Out>) -> Alerts {
         let mut spent = 0;
-        while let Some(entry) = self.page.pop_front() {
+        while let Some(entry) = self.busy.as_mut().and_then(|busy| busy.page.pop_front()) {
             self.cursor.pos = Pos { seq: entry.seq, check: entry.check.clone() };
             if let Some(frame) = AlertFrame::new(entry)
                 && self.subscription.wants(&frame.view)
@@ -350,13 +445,13 @@ impl Feed {
             }
         }
         *bytes += spent;
-        if self.asking.is_some() {
+        if self.busy.as_ref().is_some_and(|busy| busy.asked) {
             return Alerts::Done;
         }
         loop {
             let (subscription, told) = (&self.subscription, &mut self.told);
             let mut sent = 0;
-            let read = self.hub.read(&mut self.cursor, 64, |frame, replayed| {
+            let read = self.ctx.hub.read(&mut self.cursor, 64, |frame, replayed| {
                 if subscription.wants(&frame.view) {
                     *told = frame.pos.seq;
                     sent += send(frame, replayed, out);
@@ -373,9 +468,9 @@ impl Feed {
                 Read::More if spent >= bytes_max => return Alerts::More,
                 Read::More => {}
                 Read::Below => {
-                    let (store, after) = (self.store.clone(), self.cursor.pos.seq);
+                    let (store, after) = (self.ctx.store.clone(), self.cursor.pos.seq);
                     self.live = false;
-                    self.ask(async move {
+                    self.busy().ask(async move {
                         let page = until_answered(|| store.log_read(after, PAGE)).await;
                         if page.is_empty() {
                             // The log ends before what the ring has: the hub is about to see that too.
@@ -386,7 +481,7 @@ impl Feed {
                     return Alerts::Done;
                 }
                 Read::Reset(resets) => {
-                    self.page.clear();
+                    self.busy().page.clear();
                     for reset in resets {
                         self.tell_gap(reset.reason, reset.missed, &reset.from, &reset.to);
                         self.told = reset.to.seq;
@@ -403,12 +498,12 @@ impl Feed {
         let bucket = &mut events.bucket;
         let over_rate = &mut events.over_rate;
         let mut bytes = 0;
-        let read = self.hub.read_events(&mut events.cursor, EVENTS_BATCH, |event| {
+        let read = self.ctx.hub.read_events(&mut events.cursor, EVENTS_BATCH, |event| {
             if !subscription.wants_event(event.severity, &event.event_type) {
                 return true;
             }
             if bucket.take(now) {
-                bytes += event.frame.len();
+                bytes += event.frame.wire_len();
                 out.push(Out { name: "security_event", frame: event.frame.clone(), pos: None, received_at_ms: None });
             } else {
                 *over_rate += 1;
@@ -427,44 +522,35 @@ impl Feed {
         read.more
     }
 
-    /// Waits until [`Feed::collect`] may have something. Cancel-safe. Whose socket is `stalled` is not woken by live events, for
-    /// which it has no room.
-    pub(super) async fn wait(&mut self, stalled: bool) {
-        let tell_at = self
-            .events
-            .as_ref()
-            .filter(|events| !stalled && events.lost())
-            .and_then(|events| events.told_at)
-            .map(|at| at + GAP_EVERY);
-        let done = tokio::select! {
-            _ = self.wake.changed() => None,
-            _ = self.wake_events.changed(), if !stalled && self.events.is_some() => None,
-            fetched = answer(&mut self.asking), if self.asking.is_some() => Some(fetched),
-            () = sleep_until(tell_at.unwrap_or_else(Instant::now)), if tell_at.is_some() => None,
-        };
-        if done.is_some() {
-            self.asking = None;
-            self.fetched = done;
-        }
+    /// Wants live events.
+    pub(super) fn has_events(&self) -> bool {
+        self.events.is_some()
+    }
+
+    /// When the client is to hear of live events that it lost.
+    pub(super) fn tell_at(&self) -> Option<Instant> {
+        self.events.as_ref().filter(|events| events.lost()).and_then(|events| events.told_at).map(|at| at + GAP_EVERY)
     }
 
     /// A `position` frame, if the cursor has moved without a frame since the client was told.
     pub(super) fn position(&mut self) -> Option<Out> {
-        if self.setup.is_some() || self.firing.is_some() || self.told == self.cursor.pos.seq {
+        let before = |busy: &Busy| busy.setup.is_some() || busy.firing.is_some();
+        if self.busy.as_deref().is_some_and(before) || self.told == self.cursor.pos.seq {
             return None;
         }
+        self.settle_cursor();
         self.told = self.cursor.pos.seq;
         Some(Out::position(&self.cursor.pos))
     }
 
     /// Has read at the head once, and what comes next has left memory since.
     pub(super) fn fell_off(&self) -> bool {
-        self.live && self.hub.is_below(&self.cursor)
+        self.live && self.ctx.hub.is_below(&self.cursor)
     }
 
     /// More than half of what is kept in memory is waiting.
     pub(super) fn is_lagging(&self) -> bool {
-        self.live && self.hub.lag(&self.cursor) > self.hub.ring_len() as u64 / 2
+        self.live && self.ctx.hub.lag(&self.cursor) > self.ctx.hub.ring_len() as u64 / 2
     }
 }
 
@@ -477,7 +563,7 @@ impl Events {
 /// Puts a frame of the alert log among what is to be sent; gives its bytes.
 fn send(alert: &Arc<AlertFrame>, replayed: bool, out: &mut Vec<Out>) -> usize {
     let frame = if replayed { alert.replayed().clone() } else { alert.frame.clone() };
-    let len = frame.len();
+    let len = frame.wire_len();
     let name = match alert.view.frame_type.as_str() {
         "alert_acknowledged" => "alert_acknowledged",
         "alert_unacknowledged" => "alert_unacknowledged",
@@ -495,9 +581,12 @@ enum Alerts {
     Queued,
 }
 
-async fn answer(asking: &mut Option<Asking>) -> Fetched {
-    match asking {
-        Some(asking) => asking.await,
+/// The answer to a question, once it is there. Cancel-safe; waits for ever where nothing is asked.
+pub(super) async fn answer(asking: &mut Option<Asking>) -> Fetched {
+    let fetched = match asking {
+        Some(question) => question.await,
         None => std::future::pending().await,
-    }
+    };
+    *asking = None;
+    fetched
 }

@@ -1,19 +1,24 @@
 //! `GET /ws`: the handshake, and how a refusal is told there.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{
     body::Body,
     http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header},
 };
 use hyper::upgrade::OnUpgrade;
-use tokio::time::timeout;
+use tokio::{net::TcpStream, sync::oneshot, time::timeout};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{
-    Context, Socket,
+    Context,
     admission::{self, Credential, Denied, PROTOCOL, Protocols},
     client::{self, Arrival},
+    socket::Connected,
 };
 use crate::{
     auth::{Principal, Refusal},
@@ -25,15 +30,56 @@ use crate::{
 /// A client that was answered 101 and does not come is given up.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// An extension of a request whose connection is given to the session by whoever answers it, and not by hyper.
+#[derive(Clone)]
+pub struct Handover(Arc<Mutex<Option<oneshot::Receiver<TcpStream>>>>);
+
+/// The other end of a [`Handover`]. Its drop says that the connection does not come.
+pub struct Giver(oneshot::Sender<TcpStream>);
+
+impl Handover {
+    pub fn new() -> (Handover, Giver) {
+        let (giver, taker) = oneshot::channel();
+        (Handover(Arc::new(Mutex::new(Some(taker)))), Giver(giver))
+    }
+
+    fn take(&self) -> Option<oneshot::Receiver<TcpStream>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Giver {
+    /// After the answer 101 is out.
+    pub fn give(self, stream: TcpStream) {
+        // Who does not wait any more has given the client up.
+        let _ = self.0.send(stream);
+    }
+}
+
+/// How the connection comes to be ours.
+enum On {
+    Hyper(OnUpgrade),
+    Handover(oneshot::Receiver<TcpStream>),
+}
+
+impl On {
+    async fn connection(self) -> Option<Connected> {
+        match self {
+            On::Hyper(on) => timeout(UPGRADE_TIMEOUT, on).await.ok()?.ok().map(Connected::from_hyper),
+            On::Handover(stream) => timeout(UPGRADE_TIMEOUT, stream).await.ok()?.ok().map(Connected::Tcp),
+        }
+    }
+}
+
 /// A request for a WebSocket that is one (RFC 6455 §4.2.1).
-pub struct Upgrade {
+struct Upgrade {
     accept: HeaderValue,
-    on: OnUpgrade,
+    on: On,
 }
 
 impl Upgrade {
     /// Checks the request's form. `Err` is the answer to give instead.
-    pub fn of(request: &mut Request<Body>) -> Result<Upgrade, Box<Response<Body>>> {
+    fn of(request: &mut Request<Body>) -> Result<Upgrade, Box<Response<Body>>> {
         let bad = |text: &str| Box::new(Denied::BadRequest(text.to_owned()).response());
         let headers = request.headers();
         if request.method() != Method::GET {
@@ -61,6 +107,9 @@ impl Upgrade {
         let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key)) else {
             return Err(bad("`Sec-WebSocket-Key` is not ASCII"));
         };
+        if let Some(stream) = request.extensions().get::<Handover>().and_then(Handover::take) {
+            return Ok(Upgrade { accept, on: On::Handover(stream) });
+        }
         if request.extensions().get::<OnUpgrade>().is_none() {
             return Err(Box::new(admission::problem(
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -68,15 +117,11 @@ impl Upgrade {
                 "this connection cannot be upgraded",
             )));
         }
-        Ok(Upgrade { accept, on: hyper::upgrade::on(request) })
+        Ok(Upgrade { accept, on: On::Hyper(hyper::upgrade::on(request)) })
     }
 
-    /// The answer 101, and the socket that comes of it once the answer is out; `None` if the client does not stay.
-    pub fn accept(
-        self,
-        protocol: Option<&'static str>,
-        frame_bytes_max: usize,
-    ) -> (Response<Body>, impl Future<Output = Option<Socket>>) {
+    /// The answer 101, and the connection that comes of it once the answer is out; `None` if the client does not stay.
+    fn accept(self, protocol: Option<&'static str>) -> (Response<Body>, impl Future<Output = Option<Connected>>) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
@@ -86,14 +131,7 @@ impl Upgrade {
         if let Some(protocol) = protocol {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
         }
-        let on = self.on;
-        let socket = async move {
-            match timeout(UPGRADE_TIMEOUT, on).await {
-                Ok(Ok(upgraded)) => Some(Socket::take(upgraded, frame_bytes_max).await),
-                _ => None,
-            }
-        };
-        (response, socket)
+        (response, self.on.connection())
     }
 }
 
@@ -117,7 +155,8 @@ fn is_key(key: &[u8]) -> bool {
 
 /// Takes a token, a place among the connections, and a place of the user's.
 pub(super) async fn admit(ctx: &Context, place: &Connection, token: &str) -> Result<Principal, Denied> {
-    let admitted = match timeout(Duration::from_secs(5), ctx.auth.admit(token, unix_ms())).await {
+    // Boxed: who is in, or waits for his first frame, holds no room for a question to the store.
+    let admitted = match timeout(Duration::from_secs(5), Box::pin(ctx.auth.admit(token, unix_ms()))).await {
         Ok(admitted) => admitted,
         Err(_) => return Err(Denied::Unavailable),
     };
@@ -196,11 +235,13 @@ pub async fn websocket(ctx: Arc<Context>, mut request: Request<Body>, peer: Sock
         (Ok(()), Credential::Browser(token)) => Arrival::Token(token),
         (Ok(()), Credential::FirstFrame) => Arrival::Unknown,
     };
-    let (response, socket) = upgrade.accept(protocols.ours.then_some(PROTOCOL), ctx.options.frame_bytes_max);
+    let (response, connection) = upgrade.accept(protocols.ours.then_some(PROTOCOL));
     let tasks = ctx.tasks.clone();
+    // Boxed, for what is needed to come in is much more than what is needed to stay.
+    let entering = Box::pin(async move { Some(client::enter(ctx, connection.await?, place, arrival, subscription).await) });
     tasks.spawn(async move {
-        if let Some(socket) = socket.await {
-            client::serve(ctx, socket, place, arrival, subscription).await;
+        if let Some((client, entered)) = entering.await {
+            client::serve(client, entered).await;
         }
     });
     response

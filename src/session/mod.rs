@@ -1,8 +1,20 @@
 //! One client: WebSocket, Server-Sent Events (contract §5).
 //!
-//! A client is one task that owns its socket, a feed (cursors and filters: what to send) and its deadlines. It never
-//! waits for another client and nobody waits for it; its memory is bounded by a page of the log and a write buffer. Every task
-//! is in [`Context::tasks`] and ends when the hub drains.
+//! A client is a `feed` (cursors and filters: what to send) and a way out, on which what the socket has not taken yet keeps its
+//! place. News is written by the [`sweep`], which goes from client to client; a client's own task reads, and writes where the
+//! socket was full. Nobody waits for anybody; a client's memory is bounded by a page of the log and one batch. Every task is in
+//! [`Context::tasks`] and ends when the hub drains.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `handshake`, `admission` | who comes in, and how a refusal is told |
+//! | `client` | a WebSocket's own task: requests, answers, the end |
+//! | `sweep` | who writes news, and the clocks of all clients |
+//! | `lane` | the way out to one client |
+//! | `batch` | what goes out in one write, made once for all who get the same |
+//! | `feed` | what a client is to be sent |
+//! | `socket`, `decode` | reading, waiting for room, closing |
+//! | `sse` | the same feed as Server-Sent Events |
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,17 +29,21 @@ use crate::{
 };
 
 mod admission;
+mod batch;
 mod client;
+mod decode;
 mod feed;
 mod handshake;
+mod lane;
 mod rate;
 mod socket;
 mod sse;
+mod sweep;
 
 pub use admission::{bearer, cookie};
-pub use handshake::{Upgrade, websocket};
-pub use socket::{Fault, Incoming, Socket};
+pub use handshake::{Giver, Handover, websocket};
 pub use sse::sse;
+pub use sweep::sweep;
 
 /// `[feed]`, `[limits]` as far as they are about one client.
 #[derive(Clone, Debug)]
@@ -62,11 +78,27 @@ pub struct Context {
     pub node: String,
     /// Every client's task: close it and wait for it after [`Hub::start_drain`].
     pub tasks: TaskTracker,
+    sweep: sweep::Sweep,
+    stretches: batch::Stretches,
+    /// What a client gets that asks for nothing special.
+    everything: Arc<wire::Subscription>,
 }
 
 impl Context {
+    /// Whoever makes one runs [`sweep`] beside it.
     pub fn new(hub: Arc<Hub>, store: Store, auth: Auth, metrics: Arc<Metrics>, options: Options, node: String) -> Arc<Context> {
-        Arc::new(Context { hub, store, auth, metrics, options, node, tasks: TaskTracker::new() })
+        Arc::new(Context {
+            hub,
+            store,
+            auth,
+            metrics,
+            options,
+            node,
+            tasks: TaskTracker::new(),
+            sweep: sweep::Sweep::new(),
+            stretches: batch::Stretches::default(),
+            everything: Arc::default(),
+        })
     }
 
     /// Why a connection has to end that has done nothing wrong: the drain, an admin's word, its token's `exp`.

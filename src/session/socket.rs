@@ -1,184 +1,263 @@
-//! A WebSocket as the server's side sees it: read and written by one task, buffers small, faults told by the code they close with.
+//! A connection after its handshake. What two tasks share is a [`Link`]: who it is, the socket, the way out. What is left to the
+//! client's own task is a [`Socket`]: reading, waiting for room, ending in good order.
 
 use std::{
     future::poll_fn,
     io,
+    net::Shutdown,
     pin::Pin,
-    task::{Context, Poll, ready},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    task::{Context as Wakes, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures::{Sink, Stream};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::timeout,
-};
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        Error, Message, Utf8Bytes,
-        protocol::{CloseFrame, Role, WebSocketConfig},
-    },
+    time::{Instant, timeout},
 };
 
-use crate::wire::CloseCode;
+use super::{
+    Context,
+    batch::Turn,
+    decode::{Decode, Incoming},
+    feed::Feed,
+    lane::{Lane, Pumped},
+};
+use crate::hub::Connection;
 
-/// Each socket owns one of these for good, and it is cleared before every read.
-const READ_BUFFER: usize = 4 * 1024;
-/// So many bytes are joined into one write.
-const WRITE_BUFFER: usize = 16 * 1024;
-/// Above a batch and the longest frame there can be (an entry of 64 KiB, escaped); never reached by who writes only when the
-/// socket is ready.
-const WRITE_BUFFER_MAX: usize = 1024 * 1024;
+/// Read at once; on the stack.
+const READ_BYTES: usize = 4096;
+/// Who does not read so many bytes of answers is not read either.
+const ANSWERS_BYTES_MAX: usize = 64 * 1024;
 /// After our close frame: what the client still sends is read and thrown away, for a socket closed with unread input is reset,
 /// and a reset can take the close frame with it.
 const DRAIN: Duration = Duration::from_secs(2);
 const DRAIN_BYTES_MAX: usize = 1024 * 1024;
 
-/// The bytes below: the TCP connection itself where hyper gives it back, else whatever it wraps.
-enum Io {
+/// A connection as its own task and the sweep share it.
+pub(super) struct Link {
+    pub(super) ctx: Arc<Context>,
+    pub(super) place: Connection,
+    /// `None`: TLS or another wrapping, which only the connection's own task can write to.
+    tcp: Option<TcpStream>,
+    lane: Mutex<Lane>,
+    /// Wants live events.
+    pub(super) events: AtomicBool,
+    /// Its place in the sweep.
+    pub(super) index: AtomicU32,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.ctx.metrics.connections.websocket.dec();
+    }
+}
+
+impl Link {
+    pub(super) fn lane(&self) -> MutexGuard<'_, Lane> {
+        self.lane.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes from outside of the connection's own task, which is woken for what it alone can do. `true`: nothing is left.
+    pub(super) fn pump(self: &Arc<Link>, lane: &mut Lane, turn: &mut Turn<'_>) -> bool {
+        let Some(tcp) = &self.tcp else {
+            lane.wake();
+            return true;
+        };
+        let pumped = lane.pump(turn, &mut |bytes| tcp.try_write(bytes));
+        if pumped == Pumped::Gone {
+            lane.lost();
+        } else if pumped != Pumped::Drained || lane.feed.as_ref().is_some_and(Feed::has_asking) {
+            lane.wake();
+        }
+        self.pumped(lane, pumped);
+        pumped == Pumped::Drained
+    }
+
+    fn pumped(self: &Arc<Link>, lane: &mut Lane, pumped: Pumped) {
+        let Some(feed) = &lane.feed else { return };
+        let events = feed.has_events();
+        if events != self.events.load(Ordering::Relaxed) {
+            self.events.store(events, Ordering::Relaxed);
+        }
+        if events || pumped == Pumped::Blocked {
+            self.ctx.sweep.schedule(self, lane);
+        }
+    }
+}
+
+/// What a handshake leaves.
+pub(super) enum Connected {
     Tcp(TcpStream),
+    /// With what the client has said already.
+    Begun(TcpStream, Bytes),
+    /// TLS or another wrapping.
     Other(Box<TokioIo<Upgraded>>),
 }
 
-/// Counts what the kernel took: a write that is pending may still get on.
-struct Metered {
-    io: Io,
-    written: u64,
-}
-
-impl AsyncRead for Metered {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Io::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Io::Other(other) => Pin::new(other.as_mut()).poll_read(cx, buf),
+impl Connected {
+    pub(super) fn from_hyper(upgraded: Upgraded) -> Connected {
+        match upgraded.downcast::<TokioIo<TcpStream>>() {
+            Ok(parts) => Connected::Begun(parts.io.into_inner(), parts.read_buf),
+            Err(upgraded) => Connected::Other(Box::new(TokioIo::new(upgraded))),
         }
     }
 }
 
-impl AsyncWrite for Metered {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(match &mut self.io {
-            Io::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
-            Io::Other(other) => Pin::new(other.as_mut()).poll_write(cx, buf),
-        })?;
-        self.written += written as u64;
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Io::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
-            Io::Other(other) => Pin::new(other.as_mut()).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Io::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Io::Other(other) => Pin::new(other.as_mut()).poll_shutdown(cx),
-        }
-    }
-}
-
-/// What came from the client.
-#[derive(Debug)]
-pub enum Incoming {
-    Text(Utf8Bytes),
-    Binary(Bytes),
-    /// Answered already.
-    Ping,
-    Pong,
-    /// The client closes; the answer goes out with the next flush.
-    Close,
-    /// The connection is gone.
-    End,
-    /// The client broke the protocol or a limit: end with this code.
-    Fault(Fault),
-}
-
-/// What a client did that ends the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fault(pub CloseCode);
-
-/// The connection is gone.
-#[derive(Debug)]
-pub(super) struct Gone;
-
-/// One WebSocket after its handshake.
-pub struct Socket {
-    stream: WebSocketStream<Metered>,
-    /// Something has been written that is not flushed.
-    dirty: bool,
+/// See the file's own page.
+pub(super) struct Socket {
+    pub(super) link: Arc<Link>,
+    /// Where the link has no TCP connection.
+    other: Option<Box<TokioIo<Upgraded>>>,
+    decode: Decode,
 }
 
 impl Socket {
-    /// Takes over a connection that hyper has upgraded. Frames and messages above `frame_bytes_max` are faults.
-    pub async fn take(upgraded: Upgraded, frame_bytes_max: usize) -> Socket {
-        let (io, rest) = match upgraded.downcast::<TokioIo<TcpStream>>() {
-            Ok(parts) => (Io::Tcp(parts.io.into_inner()), parts.read_buf.to_vec()),
-            Err(upgraded) => (Io::Other(Box::new(TokioIo::new(upgraded))), Vec::new()),
+    /// Takes over a connection whose handshake is done.
+    pub(super) fn take(connected: Connected, ctx: Arc<Context>, place: Connection) -> Socket {
+        let (tcp, other, rest) = match connected {
+            Connected::Tcp(tcp) => (Some(tcp), None, Bytes::new()),
+            Connected::Begun(tcp, rest) => (Some(tcp), None, rest),
+            Connected::Other(other) => (None, Some(other), Bytes::new()),
         };
-        if let Io::Tcp(tcp) = &io {
+        if let Some(tcp) = &tcp {
             // Everything ready goes out in one write, so there is nothing to wait for.
             let _ = tcp.set_nodelay(true);
         }
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(WRITE_BUFFER)
-            .max_write_buffer_size(WRITE_BUFFER_MAX.max(frame_bytes_max.saturating_mul(2)))
-            .max_frame_size(Some(frame_bytes_max))
-            .max_message_size(Some(frame_bytes_max));
-        let metered = Metered { io, written: 0 };
-        let stream = WebSocketStream::from_partially_read(metered, rest, Role::Server, Some(config)).await;
-        Socket { stream, dirty: false }
+        let mut decode = Decode::new(ctx.options.frame_bytes_max);
+        if !rest.is_empty() {
+            decode.take(&rest);
+        }
+        ctx.metrics.connections.websocket.inc();
+        let lane = Mutex::new(Lane::new(Instant::now()));
+        let link = Link { ctx, place, tcp, lane, events: AtomicBool::new(false), index: AtomicU32::new(u32::MAX) };
+        Socket { link: Arc::new(link), other, decode }
     }
 
     /// The next thing from the client.
-    pub async fn incoming(&mut self) -> Incoming {
+    pub(super) async fn incoming(&mut self) -> Incoming {
         poll_fn(|cx| self.poll_incoming(cx)).await
     }
 
-    /// Sends one message and waits until the kernel has it. `false`: the connection is gone.
-    pub async fn send(&mut self, message: Message) -> bool {
-        let sent = async {
-            poll_fn(|cx| self.poll_writable(cx)).await?;
-            self.push(message)?;
-            poll_fn(|cx| self.poll_flush(cx)).await
-        };
-        sent.await.is_ok()
-    }
-
-    /// Ends in good order: the close frame, then what the client still says, for at most two seconds.
-    pub async fn close(mut self, code: u16, reason: &'static str) {
-        let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) };
-        let said = timeout(DRAIN, self.send(Message::Close(Some(frame)))).await;
-        if said == Ok(true) {
-            self.drain().await;
+    pub(super) fn poll_incoming(&mut self, cx: &mut Wakes<'_>) -> Poll<Incoming> {
+        loop {
+            let mut answer = Vec::new();
+            if let Some(incoming) = self.decode.next(&mut answer) {
+                let mut lane = self.link.lane();
+                lane.heard_at = Instant::now();
+                lane.own().extend_from_slice(&answer);
+                return Poll::Ready(incoming);
+            }
+            let mut buffer = [0; READ_BYTES];
+            match ready!(self.poll_read(cx, &mut buffer)) {
+                Ok(0) => self.decode.end(),
+                Ok(n) => self.decode.take(buffer.get(..n).unwrap_or_default()),
+                Err(_) => return Poll::Ready(Incoming::End),
+            }
         }
     }
 
+    fn poll_read(&mut self, cx: &mut Wakes<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        match (&self.link.tcp, &mut self.other) {
+            (Some(tcp), _) => loop {
+                ready!(tcp.poll_read_ready(cx))?;
+                match tcp.try_read(buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    read => return Poll::Ready(read),
+                }
+            },
+            (None, Some(other)) => {
+                let mut buffer = ReadBuf::new(buffer);
+                ready!(Pin::new(other.as_mut()).poll_read(cx, &mut buffer))?;
+                Poll::Ready(Ok(buffer.filled().len()))
+            }
+            (None, None) => Poll::Ready(Ok(0)),
+        }
+    }
+
+    /// Does not take answers: no more is read until it does.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.link.lane().own_bytes() >= ANSWERS_BYTES_MAX
+    }
+
+    /// Writes what is ready, and waits for room where there is none. Never [`Pumped::Blocked`].
+    pub(super) fn poll_pump(&mut self, cx: &mut Wakes<'_>) -> Poll<Pumped> {
+        loop {
+            let link = &self.link;
+            if link.lane().is_blocked()
+                && let Some(tcp) = &link.tcp
+                && ready!(tcp.poll_write_ready(cx)).is_err()
+            {
+                return Poll::Ready(Pumped::Gone);
+            }
+            let mut turn = Turn::new(&link.ctx, Instant::now());
+            let mut lane = link.lane();
+            let pumped = match (&link.tcp, &mut self.other) {
+                (Some(tcp), _) => lane.pump(&mut turn, &mut |bytes| tcp.try_write(bytes)),
+                (None, Some(other)) => {
+                    let mut other = Pin::new(other.as_mut());
+                    let pumped = lane.pump(&mut turn, &mut |bytes| match other.as_mut().poll_write(cx, bytes) {
+                        Poll::Ready(written) => written,
+                        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+                    });
+                    match other.poll_flush(cx) {
+                        Poll::Ready(Err(_)) => Pumped::Gone,
+                        // What it holds back goes out when there is room; it wakes this task for it.
+                        Poll::Ready(Ok(())) | Poll::Pending => pumped,
+                    }
+                }
+                (None, None) => Pumped::Gone,
+            };
+            link.pumped(&mut lane, pumped);
+            match pumped {
+                Pumped::Blocked if link.tcp.is_some() => {}
+                Pumped::Blocked => return Poll::Pending,
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+
+    /// Writes everything that waits. `false`: the connection is gone.
+    pub(super) async fn flush(&mut self) -> bool {
+        loop {
+            match poll_fn(|cx| self.poll_pump(cx)).await {
+                Pumped::Drained => return true,
+                Pumped::Gone => return false,
+                Pumped::Blocked | Pumped::More => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    /// Puts the close frame behind everything that waits.
+    pub(super) fn close(&mut self, code: u16, reason: &'static str) {
+        let mut answer = Vec::new();
+        self.decode.close(code, reason, &mut answer);
+        self.link.lane().own().extend_from_slice(&answer);
+    }
+
     /// After the close frame, or the client's own: waits for the other side to end, and ends.
-    pub async fn drain(mut self) {
+    pub(super) async fn drain(mut self) {
         let _ = timeout(DRAIN, async {
             // The client's close frame, if it can be read as one.
             loop {
-                match poll_fn(|cx| self.poll_incoming(cx)).await {
+                match self.incoming().await {
                     Incoming::Close | Incoming::End | Incoming::Fault(_) => break,
                     _ => {}
                 }
             }
-            let _ = poll_fn(|cx| self.poll_flush(cx)).await;
-            let io = self.stream.get_mut();
-            let _ = io.shutdown().await;
-            let mut scratch = [0; 4096];
+            self.flush().await;
+            let _ = poll_fn(|cx| self.poll_shutdown(cx)).await;
             let mut left = DRAIN_BYTES_MAX;
             while left > 0 {
-                match io.read(&mut scratch).await {
+                let mut scratch = [0; READ_BYTES];
+                match poll_fn(|cx| self.poll_read(cx, &mut scratch)).await {
                     Ok(0) | Err(_) => break,
                     Ok(n) => left = left.saturating_sub(n),
                 }
@@ -187,54 +266,11 @@ impl Socket {
         .await;
     }
 
-    /// Bytes that the kernel has taken.
-    pub(super) fn written(&self) -> u64 {
-        self.stream.get_ref().written
-    }
-
-    pub(super) fn is_dirty(&self) -> bool {
-        self.dirty
-    }
-
-    pub(super) fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
-        Poll::Ready(match ready!(Pin::new(&mut self.stream).poll_next(cx)) {
-            Some(Ok(Message::Text(text))) => Incoming::Text(text),
-            Some(Ok(Message::Binary(bytes))) => Incoming::Binary(bytes),
-            Some(Ok(Message::Ping(_))) => {
-                self.dirty = true;
-                Incoming::Ping
-            }
-            Some(Ok(Message::Pong(_))) => Incoming::Pong,
-            Some(Ok(Message::Close(_))) => {
-                self.dirty = true;
-                Incoming::Close
-            }
-            // Only made for writing; a reader never gives one.
-            Some(Ok(Message::Frame(_))) => Incoming::Fault(Fault(CloseCode::Protocol)),
-            Some(Err(Error::Capacity(_))) => Incoming::Fault(Fault(CloseCode::TooLarge)),
-            Some(Err(Error::Utf8(_))) => Incoming::Fault(Fault(CloseCode::InvalidUtf8)),
-            Some(Err(Error::Protocol(tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake))) => {
-                Incoming::End
-            }
-            Some(Err(Error::Protocol(_))) => Incoming::Fault(Fault(CloseCode::Protocol)),
-            Some(Err(_)) | None => Incoming::End,
-        })
-    }
-
-    /// Ready: a batch may be pushed.
-    pub(super) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
-        Pin::new(&mut self.stream).poll_ready(cx).map_err(|_| Gone)
-    }
-
-    /// Puts a message behind what is already waiting; goes out with a flush at the latest.
-    pub(super) fn push(&mut self, message: Message) -> Result<(), Gone> {
-        self.dirty = true;
-        Pin::new(&mut self.stream).start_send(message).map_err(|_| Gone)
-    }
-
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
-        ready!(Pin::new(&mut self.stream).poll_flush(cx)).map_err(|_| Gone)?;
-        self.dirty = false;
-        Poll::Ready(Ok(()))
+    fn poll_shutdown(&mut self, cx: &mut Wakes<'_>) -> Poll<io::Result<()>> {
+        match (&self.link.tcp, &mut self.other) {
+            (Some(tcp), _) => Poll::Ready(socket2::SockRef::from(tcp).shutdown(Shutdown::Write)),
+            (None, Some(other)) => Pin::new(other.as_mut()).poll_shutdown(cx),
+            (None, None) => Poll::Ready(Ok(())),
+        }
     }
 }

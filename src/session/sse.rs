@@ -16,14 +16,14 @@ use tokio::{
 use super::{
     Context,
     admission::{self, Denied},
-    feed::{Feed, Out},
+    feed::{Feed, Out, answer},
     handshake::{admit, missing, open, refuse},
     retry_in_ms,
 };
 use crate::{
     auth::Principal,
     hub::{Connection, Transport},
-    metrics::unix_ms,
+    metrics::{Arrivals, Delays, unix_ms},
     wire::{self, CloseCode, Subscription, token_in_query},
 };
 
@@ -140,7 +140,9 @@ impl Client {
     /// `None`: the client has gone.
     async fn run(&self, principal: &Principal, subscription: Subscription) -> Option<CloseCode> {
         let ctx = &self.ctx;
-        let mut feed = Feed::new(ctx.hub.clone(), ctx.store.clone(), ctx.options.events_rate);
+        let mut feed = Feed::new(ctx.clone());
+        let (mut wake, mut wake_events) = (ctx.hub.waiter(), ctx.hub.events_waiter());
+        let mut asking = None;
         // The first of all, so there is room.
         let _ = feed.subscribe(None, subscription);
         let expires_at = super::client::expiry(principal.expires_at_ms, Instant::now());
@@ -168,15 +170,21 @@ impl Client {
                     Err(_) => return Some(CloseCode::TooSlow),
                 }
                 ctx.metrics.frames_sent.add("sse", out.len() as u64);
-                let now = unix_ms();
-                for received in out.drain(..).filter_map(|frame| frame.received_at_ms) {
-                    ctx.metrics.alert_delivery.observe(now.saturating_sub(received) as f64 / 1000.0);
-                }
+                let (mut arrivals, mut delays) = (Arrivals::default(), Delays::default());
+                out.drain(..).filter_map(|frame| frame.received_at_ms).for_each(|received| arrivals.push(received));
+                delays.add(&arrivals, unix_ms());
+                ctx.metrics.alert_delivery.take(&mut delays);
             }
             if !more {
+                if let Some(question) = feed.take_asking() {
+                    asking = Some(question);
+                }
+                let clocks = feed.tell_at().map_or(comment_at, |at| comment_at.min(at)).min(expires_at);
                 tokio::select! {
-                    () = feed.wait(false) => {}
-                    () = sleep_until(comment_at.min(expires_at)) => {}
+                    _ = wake.changed() => {}
+                    _ = wake_events.changed(), if feed.has_events() => {}
+                    fetched = answer(&mut asking), if asking.is_some() => feed.answered(fetched),
+                    () = sleep_until(clocks) => {}
                     () = self.pieces.closed() => return None,
                 }
             }
@@ -193,7 +201,7 @@ fn append(piece: &mut BytesMut, out: &Out) {
         piece.put_slice(at.pos().to_string().as_bytes());
     }
     piece.put_slice(b"\ndata: ");
-    piece.put_slice(out.frame.as_bytes());
+    piece.put_slice(out.frame.as_str().as_bytes());
     piece.put_slice(b"\n\n");
 }
 

@@ -232,11 +232,12 @@ pub fn event_frame(event: &Event<'_>, entry: EntryId, source: &str, received_ms:
         original_event_type: Option<&'a str>,
     }
     let kind = &event.kind;
+    let details = event.details.map();
     json(&Frame {
         r#type: "security_event",
         event_type: &kind.normal,
         severity: event.severity,
-        message: event_message(event),
+        message: event_message(event, &details),
         timestamp: rfc3339(event.timestamp_ms),
         entry,
         source,
@@ -244,19 +245,19 @@ pub fn event_frame(event: &Event<'_>, entry: EntryId, source: &str, received_ms:
         outcome: event.outcome,
         user_id: event.user_id.as_deref(),
         username: event.username.as_deref(),
-        details: &event.details,
+        details: &details,
         received_at: rfc3339(received_ms),
         original_event_type: Some(kind.written.as_str()).filter(|written| *written != kind.normal),
     })
 }
 
 /// The event's own message, else who did what from where (contract §5).
-fn event_message(event: &Event<'_>) -> String {
+fn event_message(event: &Event<'_>, details: &Map<String, Value>) -> String {
     if let Some(message) = &event.message {
         return one_line(message);
     }
     let who = event.username.as_deref().or(event.user_id.as_deref()).unwrap_or("unknown");
-    let address = event.details.get("ip_address").and_then(Value::as_str).unwrap_or("unknown");
+    let address = details.get("ip_address").and_then(Value::as_str).unwrap_or("unknown");
     one_line(&format!("{} by {who} from {address}", event.kind.normal))
 }
 
@@ -293,7 +294,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::event::{EventType, Lists};
+    use crate::event::{Details, EventType, Lists};
 
     #[test]
     fn frames_as_text() {
@@ -357,7 +358,7 @@ mod tests {
             username: None,
             event_id: None,
             message: None,
-            details: Map::new(),
+            details: Details::default(),
         };
         assert_eq!(
             event_frame(&event, EntryId::new(2000, 1), "app", 2000),

@@ -6,9 +6,9 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use auditcast::{
     detect::{Alert, Bound, CountMetric, Detector, Observed, Options, Status, Threshold},
-    event::{Category, EntryId, Event, EventType, Lists, Outcome, Severity},
+    event::{Category, Details, EntryId, Event, EventType, Lists, Outcome, Severity},
 };
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 pub const S: u64 = 1_000;
 pub const MIN: u64 = 60 * S;
@@ -114,7 +114,7 @@ pub fn event(name: &str) -> Event<'static> {
         username: None,
         event_id: None,
         message: None,
-        details: Map::new(),
+        details: Details::default(),
     }
 }
 

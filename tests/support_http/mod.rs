@@ -112,6 +112,8 @@ pub async fn start(options: ServerOptions) -> Server {
     let state =
         State::new(http_options.clone(), ctx.clone(), store.clone(), hub.clone(), auth.clone(), metrics.clone(), classifier);
     let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
+    let sweep = (ctx.clone(), stop.clone());
+    tokio::spawn(async move { sweep.1.run_until_cancelled(session::sweep(sweep.0)).await });
     let follow = (hub.clone(), store.clone(), stop.clone());
     tracker.spawn(async move { follow.0.follow(follow.1, follow.2).await });
     let mut addresses = Vec::new();

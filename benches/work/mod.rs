@@ -1,0 +1,140 @@
+//! What both benches do to the pure rooms: the one place that calls them, on the entries of `examples/bench/entries.rs` and the
+//! default configuration.
+
+use std::sync::Arc;
+
+use auditcast::{
+    config::{Config, Sources},
+    detect::{Alert, Detector, Observed},
+    event::{Classifier, EntryId, Event},
+    store::LogEntry,
+    wire::{self, AlertView, Subscription},
+};
+use entries::{Entry, FIELDS};
+use jiff::tz::TimeZone;
+
+#[path = "../../examples/bench/entries.rs"]
+mod entries;
+
+/// Where time begins: 2026-11-23T00:00:00Z, Unix ms, the end of a slot.
+pub const START_MS: u64 = 1_795_392_000_000;
+/// Arrivals a millisecond.
+const PER_MS: u64 = 10;
+const DATE: &str = "2026-11-23";
+
+/// One entry as the store gives it.
+pub struct Given {
+    fields: Vec<(Vec<u8>, Vec<u8>)>,
+    entry: EntryId,
+    time_ms: u64,
+}
+
+fn given(n: u64, fields: Vec<(Vec<u8>, Vec<u8>)>) -> Given {
+    let time_ms = START_MS + 1 + n / PER_MS;
+    Given { fields, entry: EntryId::new(time_ms, n % PER_MS), time_ms }
+}
+
+/// Entries of flat fields.
+pub fn flat(n: u64) -> Vec<Given> {
+    let fields =
+        |entry: Entry| FIELDS.iter().zip(entry.values).map(|(name, value)| (name.as_bytes().to_vec(), value.into_bytes()));
+    (0..n).map(|i| given(i, fields(Entry::nth(i, DATE)).collect())).collect()
+}
+
+/// The same as envelopes.
+pub fn envelopes(n: u64) -> Vec<Given> {
+    (0..n).map(|i| given(i, vec![(b"data".to_vec(), Entry::nth(i, DATE).envelope().into_bytes())])).collect()
+}
+
+/// Classifier and detector by the default configuration.
+pub struct Machine {
+    classifier: Classifier,
+    detector: Detector,
+    alerts: Vec<Alert>,
+}
+
+impl Machine {
+    pub fn new() -> Machine {
+        let config = Config::load(Sources::default()).expect("the defaults are good");
+        let classifier = Classifier::new(config.event).expect("so are their patterns");
+        Machine { classifier, detector: Detector::new(Arc::new(config.detect)), alerts: Vec::new() }
+    }
+
+    pub fn decode<'a>(&mut self, given: &'a Given) -> Event<'a> {
+        // On the stack, as the monitor lays them out.
+        let mut fields: [(&[u8], &[u8]); FIELDS.len()] = [(&[], &[]); FIELDS.len()];
+        for (place, (name, value)) in fields.iter_mut().zip(&given.fields) {
+            *place = (name, value);
+        }
+        let fields = fields.get(..given.fields.len()).expect("it has no more fields than a flat entry");
+        self.classifier.decode(fields, given.time_ms, &TimeZone::UTC).expect("the entry is good")
+    }
+
+    /// What follows from a name.
+    pub fn classify(&mut self, name: &str) -> u64 {
+        self.classifier.event_type(name).map_or(0, |kind| kind.lists.0)
+    }
+
+    /// `later_ms` moves the arrival, so that entries can be taken again as later ones.
+    pub fn observe(&mut self, given: &Given, later_ms: u64, event: &Event<'_>) {
+        let entry = EntryId::new(given.entry.ms + later_ms, given.entry.seq);
+        let observed = Observed { source: 0, stream: "audit:events", entry, event };
+        self.detector.observe(given.time_ms + later_ms, &observed, &mut self.alerts);
+    }
+
+    /// Closes the slots that ended before an arrival.
+    pub fn close_before(&mut self, given: &Given, later_ms: u64) {
+        let time_ms = given.time_ms + later_ms;
+        if time_ms > self.detector.next_slot() && self.detector.last_slot() != 0 {
+            let interval_ms = self.detector.next_slot() - self.detector.last_slot();
+            self.detector.close((time_ms - 1) / interval_ms * interval_ms, &mut self.alerts);
+        }
+    }
+
+    /// Closes the open slot.
+    pub fn close(&mut self) {
+        self.detector.close(self.detector.next_slot(), &mut self.alerts);
+    }
+
+    pub fn alerts(&self) -> usize {
+        self.alerts.len()
+    }
+}
+
+/// An alert as the alert log has it.
+pub fn alert() -> Alert {
+    let mut machine = Machine::new();
+    let critical = Entry::critical("security.injection_attempt", "4711", DATE);
+    let fields = FIELDS.iter().zip(critical.values).map(|(name, value)| (name.as_bytes().to_vec(), value.into_bytes())).collect();
+    let given = given(0, fields);
+    let event = machine.decode(&given);
+    machine.observe(&given, 0, &event);
+    machine.alerts.pop().expect("a critical event is an alert")
+}
+
+/// The frame of an alert, with its position.
+pub fn alert_frame(alert: &Alert) -> usize {
+    wire::with_pos(&wire::alert_body(alert, None), "7-00c0ffee", false).len()
+}
+
+/// The frame of a live event.
+pub fn event_frame(given: &Given, event: &Event<'_>) -> usize {
+    wire::event_frame(event, given.entry, "audit", given.time_ms).len()
+}
+
+/// What a filter looks at, and a filter that looks at all of it.
+pub fn filter() -> (AlertView, Subscription) {
+    let body = wire::alert_body(&alert(), None);
+    let view = AlertView::parse(&body).expect("the body is ours");
+    let subscription = Subscription::from_query("min_severity=medium&types=auth.*,*injection*&kinds=event,threshold");
+    (view, subscription.expect("the query is good"))
+}
+
+pub fn wants(subscription: &Subscription, view: &AlertView) -> bool {
+    subscription.wants(view)
+}
+
+/// An entry of the alert log on its way into the hub's ring.
+pub fn log_entry() -> LogEntry {
+    LogEntry { seq: 7, check: "00c0ffee".to_owned(), body: wire::alert_body(&alert(), None) }
+}
