@@ -8,7 +8,14 @@ impl Hub {
     /// everybody else's do.
     pub fn hand_over(&self, epoch: &str, before: &Pos, entries: Vec<LogEntry>) {
         let follows = {
-            let ring = self.ring();
+            let mut ring = self.ring_mut();
+            if ring.loaded && ring.epoch.is_empty() {
+                // It was read when there was nothing in the store: as the tail does, take the log's word.
+                epoch.clone_into(&mut ring.epoch);
+                if ring.head.seq == 0 {
+                    ring.head = Pos::origin(epoch);
+                }
+            }
             // Before the first entry of all there is nothing that a check could be held against.
             ring.loaded
                 && ring.epoch == epoch
@@ -39,6 +46,14 @@ mod tests {
 
     fn pos(seq: u64, check: &str) -> Pos {
         Pos { seq, check: check.to_owned() }
+    }
+
+    #[test]
+    fn a_ring_that_was_read_before_the_store_was_used_takes_the_first() {
+        let hub = Hub::new(Options { ring: 8, events_ring: 1 });
+        hub.begin(String::new(), Pos::origin(""));
+        hub.hand_over("e", &pos(0, ""), vec![entry(1, "a")]);
+        assert_eq!(hub.head_pos(), pos(1, "a"));
     }
 
     #[test]

@@ -413,12 +413,7 @@ const FUTURE_MS: u64 = 5_000;
 /// Entries of so few fields, which is nearly all, are laid out on the stack.
 const FIELDS_FEW: usize = 24;
 
-fn decode<'a>(
-    classifier: &mut Classifier,
-    entry: &'a Entry,
-    arrival_ms: u64,
-    timezone: &TimeZone,
-) -> Result<Event<'a>, Invalid> {
+fn decode<'a>(classifier: &mut Classifier, entry: &'a Entry, arrival_ms: u64, timezone: &TimeZone) -> Result<Event<'a>, Invalid> {
     // What is far too large may have been cut when it was read.
     if entry.size() > ENTRY_BYTES_MAX {
         return Err(Invalid::TooLarge);
