@@ -5,7 +5,9 @@
 //! streams of one commit are read.
 
 use std::{
+    borrow::Borrow,
     collections::{BTreeMap, hash_map::Entry},
+    hash::{Hash, Hasher},
     sync::Arc,
 };
 
@@ -15,6 +17,56 @@ use super::ident::identity;
 
 /// Longer ids are known by their hash: a session must not cost what an event may.
 const ID_BYTES_MAX: usize = 64;
+/// A UUID as text has 36.
+const ID_BYTES_SHORT: usize = 38;
+
+/// A session's id where it is looked up: in the table itself if it is no longer than most are, so that telling two apart does not
+/// look elsewhere in memory.
+#[derive(Clone, Debug)]
+enum Id {
+    Short(u8, [u8; ID_BYTES_SHORT]),
+    Long(Arc<str>),
+}
+
+impl Id {
+    fn of(id: &str) -> Id {
+        let mut bytes = [0; ID_BYTES_SHORT];
+        match (bytes.get_mut(..id.len()), u8::try_from(id.len())) {
+            (Some(place), Ok(len)) => {
+                place.copy_from_slice(id.as_bytes());
+                Id::Short(len, bytes)
+            }
+            _ => Id::Long(Arc::from(id)),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Id::Short(len, bytes) => bytes.get(..usize::from(*len)).unwrap_or_default(),
+            Id::Long(id) => id.as_bytes(),
+        }
+    }
+}
+
+impl Borrow<[u8]> for Id {
+    fn borrow(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
+impl Hash for Id {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.bytes().hash(state);
+    }
+}
+
+impl PartialEq for Id {
+    fn eq(&self, other: &Id) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Id {}
 
 /// What an event says about its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,10 +94,10 @@ pub(super) struct Sessions {
     timeout_ms: u64,
     /// Of open ones; open and ended together are at most twice as many.
     max: usize,
-    sessions: AHashMap<Arc<str>, Session>,
+    sessions: AHashMap<Id, Session>,
     open: usize,
     /// Slot end → ids that may have to go then. Each session stands here exactly once; if it has lived on, it moves then.
-    due: BTreeMap<u64, Vec<Arc<str>>>,
+    due: BTreeMap<u64, Vec<Id>>,
 }
 
 impl Sessions {
@@ -71,7 +123,7 @@ impl Sessions {
         };
         let over = |s: &Session| s.at_ms.saturating_add(self.timeout_ms) <= time_ms;
         let (room_open, room_any) = (self.open < self.max, self.sessions.len() < self.max.saturating_mul(2));
-        let Some(session) = self.sessions.get_mut(id) else {
+        let Some(session) = self.sessions.get_mut(id.as_bytes()) else {
             let room = match sign {
                 Sign::Life => room_open && room_any,
                 Sign::Failed => return true,
@@ -79,7 +131,7 @@ impl Sessions {
                 Sign::End => room_any,
             };
             if room {
-                self.insert(Arc::from(id), Session { at_ms: time_ms, open: sign == Sign::Life });
+                self.insert(Id::of(id), Session { at_ms: time_ms, open: sign == Sign::Life });
             }
             return room;
         };
@@ -107,7 +159,7 @@ impl Sessions {
         true
     }
 
-    fn insert(&mut self, id: Arc<str>, session: Session) {
+    fn insert(&mut self, id: Id, session: Session) {
         self.due.entry(self.due_at(&session)).or_default().push(id.clone());
         self.open += usize::from(session.open);
         self.sessions.insert(id, session);
@@ -147,7 +199,8 @@ impl Sessions {
     }
 
     pub fn save(&self) -> SavedSessions {
-        let mut all: SavedSessions = self.sessions.iter().map(|(id, s)| (id.to_string(), s.at_ms, s.open)).collect();
+        let mut all: SavedSessions =
+            self.sessions.iter().map(|(id, s)| (String::from_utf8_lossy(id.bytes()).into_owned(), s.at_ms, s.open)).collect();
         all.sort_unstable();
         all
     }
@@ -155,8 +208,8 @@ impl Sessions {
     pub fn load(&mut self, saved: SavedSessions) {
         for (id, at_ms, open) in saved {
             let room = self.sessions.len() < self.max.saturating_mul(2) && (!open || self.open < self.max);
-            if room && !self.sessions.contains_key(id.as_str()) {
-                self.insert(Arc::from(id), Session { at_ms, open });
+            if room && !self.sessions.contains_key(id.as_bytes()) {
+                self.insert(Id::of(&id), Session { at_ms, open });
             }
         }
     }

@@ -18,6 +18,8 @@ const PAGE: usize = 256;
 const BLOCK: Duration = Duration::from_secs(2);
 /// A log that went back to an earlier state may be put right by the active node: so long nobody is told.
 const REWIND_GRACE: Duration = Duration::from_secs(10);
+/// How long the tail rests after entries that were known already: what another node commits after this one is later by that.
+const HANDED_OVER_PAUSE: Duration = Duration::from_millis(200);
 /// An answer of the store that takes longer is none.
 const ANSWER: Duration = Duration::from_secs(5);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -130,7 +132,8 @@ impl Hub {
             };
             let silent = entries.is_empty();
             if !silent && self.has(&entries) {
-                // This node's own, handed over already.
+                // This node's own, handed over already: as long as it leads there is nothing to be had here that is new.
+                sleep(HANDED_OVER_PAUSE).await;
                 continue;
             }
             if !silent && !self.follows(store, &head).await? {
