@@ -21,7 +21,7 @@ use super::{Context, batch::Turn, lane::Lane, socket::Link};
 use crate::wire::CloseCode;
 
 /// Clients between two pauses, in which other tasks have their turn: a write takes some microseconds.
-const CHUNK: usize = 256;
+const CHUNK: usize = 1024;
 /// Clocks are looked at together, this late at most.
 const SLOT: Duration = Duration::from_millis(50);
 
