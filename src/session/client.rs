@@ -159,7 +159,7 @@ impl Client {
         let now = Instant::now();
         let text = match incoming {
             Incoming::Text(text) => text,
-            Incoming::Binary => return Err(End::Close(CloseCode::Binary)),
+            Incoming::Binary(_) => return Err(End::Close(CloseCode::Binary)),
             Incoming::Ping | Incoming::Pong => return Ok(None),
             Incoming::Close => return Err(End::Peer { closed: true }),
             Incoming::End => return Err(End::Peer { closed: false }),

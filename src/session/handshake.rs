@@ -72,14 +72,14 @@ impl On {
 }
 
 /// A request for a WebSocket that is one (RFC 6455 §4.2.1).
-struct Upgrade {
+pub(super) struct Upgrade {
     accept: HeaderValue,
     on: On,
 }
 
 impl Upgrade {
     /// Checks the request's form. `Err` is the answer to give instead.
-    fn of(request: &mut Request<Body>) -> Result<Upgrade, Box<Response<Body>>> {
+    pub(super) fn of(request: &mut Request<Body>) -> Result<Upgrade, Box<Response<Body>>> {
         let bad = |text: &str| Box::new(Denied::BadRequest(text.to_owned()).response());
         let headers = request.headers();
         if request.method() != Method::GET {
@@ -121,7 +121,7 @@ impl Upgrade {
     }
 
     /// The answer 101, and the connection that comes of it once the answer is out; `None` if the client does not stay.
-    fn accept(self, protocol: Option<&'static str>) -> (Response<Body>, impl Future<Output = Option<Connected>>) {
+    pub(super) fn accept(self, protocol: Option<&'static str>) -> (Response<Body>, impl Future<Output = Option<Connected>>) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
