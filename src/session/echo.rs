@@ -45,7 +45,9 @@ pub async fn echo(ctx: Arc<Context>, mut request: Request<Body>, peer: SocketAdd
 async fn converse(mut socket: Socket) {
     let patience = socket.link.ctx.options.write_timeout;
     loop {
-        let mut end = None;
+        if timeout(patience, socket.flush()).await != Ok(true) {
+            return;
+        }
         match socket.incoming().await {
             Incoming::Text(text) => socket.link.lane().own().extend_from_slice(Frame::new(&text).bytes()),
             Incoming::Binary(bytes) => socket.link.lane().own().extend_from_slice(&Frame::binary(&bytes)),
@@ -53,16 +55,13 @@ async fn converse(mut socket: Socket) {
             Incoming::Ping | Incoming::Pong => {}
             Incoming::Close => return socket.drain().await,
             Incoming::End => return,
-            Incoming::Fault(code) => end = Some(code),
-        }
-        if let Some(code) = end {
-            socket.close(code.code(), code.reason());
-        }
-        if timeout(patience, socket.flush()).await != Ok(true) {
-            return;
-        }
-        if end.is_some() {
-            return socket.drain().await;
+            Incoming::Fault(code) => {
+                socket.close(code.code(), code.reason());
+                if timeout(patience, socket.flush()).await == Ok(true) {
+                    socket.drain().await;
+                }
+                return;
+            }
         }
     }
 }
