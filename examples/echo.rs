@@ -1,17 +1,27 @@
-//! An echo server on the daemon's own handshake, limits and framing, reading and writing, so that conformance suites for
-//! WebSocket can be pointed at it: `cargo run --example echo -- 127.0.0.1:9001 --max-frame 16777216`.
+//! An echo server on the daemon's own accept loop, handshake, limits and framing, reading and writing, so that conformance suites
+//! for WebSocket can be pointed at it: `cargo run --example echo -- 127.0.0.1:9001 --max-frame 16777216`. Every path echoes.
 //!
 //! Text comes back as text, binary as binary; pings are answered, closes are answered, and what breaks the protocol or a limit
 //! is closed with the code the daemon would close with.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use auditcast::session::{Incoming, Upgrade};
-use axum::{body::Body, http::Request};
-use hyper::{body::Incoming as IncomingBody, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::Semaphore};
-use tokio_tungstenite::tungstenite::Message;
+use auditcast::{
+    auth::{self, Auth, Secret},
+    http::{self, Peer},
+    hub::{self, Hub},
+    metrics::Metrics,
+    session::{self, Context},
+    store::{self, Store},
+};
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The daemon's own limit for frames of a client.
 const FRAME_BYTES_MAX: usize = 16 * 1024;
@@ -47,46 +57,72 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             std::process::exit(2);
         }
     };
+    let dir = tempfile::tempdir()?;
+    let ctx = context(dir.path(), frame_bytes_max).await?;
+    let metrics = ctx.metrics.clone();
+    let options = http::Options {
+        external_url: None,
+        cors_origins: vec![],
+        security_headers: false,
+        header_timeout: Duration::from_secs(10),
+        body_bytes_max: 0,
+        sockets_max: CONNECTIONS_MAX,
+        rate_general: 0,
+        rate_window: Duration::from_secs(60),
+    };
     let listener = TcpListener::bind(address).await?;
     println!("listening ws://{}", listener.local_addr()?);
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let place = places.clone().acquire_owned().await?;
-        let (tcp, _) = listener.accept().await?;
-        tokio::spawn(async move {
-            let service = service_fn(move |request| answer(request, frame_bytes_max));
-            let connection =
-                hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(tcp), service);
-            if let Err(error) = connection.with_upgrades().await {
-                eprintln!("{error}");
-            }
-            drop(place);
-        });
+    let router = Router::new().fallback(echo).with_state(ctx);
+    let stop = CancellationToken::new();
+    tokio::select! {
+        () = http::serve(listener, router, options, metrics, stop, TaskTracker::new()) => {}
+        // The directory goes, too.
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+    }
+    Ok(())
+}
+
+async fn echo(State(ctx): State<Arc<Context>>, request: Request) -> Response {
+    match request.extensions().get::<Peer>().copied() {
+        Some(Peer(peer)) => session::echo(ctx, request, peer).await.into_response(),
+        None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
-async fn answer(request: Request<IncomingBody>, frame_bytes_max: usize) -> Result<axum::http::Response<Body>, Infallible> {
-    let mut request = request.map(Body::new);
-    let upgrade = match Upgrade::of(&mut request) {
-        Ok(upgrade) => upgrade,
-        Err(response) => return Ok(*response),
+/// What clients of the feed share. Of all this an echo needs the limits: it asks no store and reads no log.
+async fn context(dir: &std::path::Path, frame_bytes_max: usize) -> Result<Arc<Context>, Box<dyn std::error::Error>> {
+    let store = Store::open(store::Options {
+        target: store::Target::Embedded(dir.to_owned()),
+        prefix: "{auditcast}".into(),
+        lease_ttl: Duration::from_secs(5),
+        alerts_retention: Duration::from_secs(3600),
+        alerts_max: 1,
+        dead_letters_max: 1,
+        commits_max: 1,
+        intake_max: 1,
+    })
+    .await?;
+    let auth = auth::Options {
+        secret: Secret(b"nobody signs in at an echo server".to_vec()),
+        max_age: Duration::from_secs(3600),
+        leeway: Duration::ZERO,
+        audience: None,
+        issuer: None,
+        roles: auth::Options::default_roles(),
     };
-    let (response, socket) = upgrade.accept(None, frame_bytes_max);
-    tokio::spawn(async move {
-        let Some(mut socket) = socket.await else { return };
-        loop {
-            let message = match socket.incoming().await {
-                Incoming::Text(text) => Message::Text(text),
-                Incoming::Binary(bytes) => Message::Binary(bytes),
-                Incoming::Ping | Incoming::Pong => continue,
-                Incoming::Close => return socket.drain().await,
-                Incoming::End => return,
-                Incoming::Fault(fault) => return socket.close(fault.0.code(), fault.0.reason()).await,
-            };
-            if !socket.send(message).await {
-                return;
-            }
-        }
-    });
-    Ok(response)
+    let options = session::Options {
+        events_rate: 1,
+        ping_interval: Duration::from_secs(25),
+        idle_timeout: Duration::from_secs(60),
+        auth_timeout: Duration::from_secs(5),
+        frame_bytes_max,
+        connections_max: CONNECTIONS_MAX,
+        connections_per_user_max: CONNECTIONS_MAX,
+        write_timeout: Duration::from_secs(60),
+        drain_window: Duration::from_secs(1),
+        origins: vec![],
+    };
+    let hub = Hub::new(hub::Options { ring: 1, events_ring: 1 });
+    let metrics = Metrics::new(&[], &[], env!("CARGO_PKG_VERSION"), "echo", "0");
+    Ok(Context::new(hub, store.clone(), Auth::new(auth, store), metrics, options, "echo".into()))
 }

@@ -656,7 +656,18 @@ async fn permissions_are_read_in_three_shapes() {
     assert_eq!(store.permissions("2").await.unwrap(), ["a", "b", "c", "d"]);
     assert_eq!(store.permissions("3").await.unwrap(), ["a", "b"]);
     assert!(store.permissions("none").await.unwrap().is_empty());
+    for user in ["1", "2", "3", "none"] {
+        let standing = store.standing(user, Some("t")).await.unwrap();
+        assert!(!standing.blacklisted);
+        assert_eq!(standing.permissions.unwrap(), store.permissions(user).await.unwrap(), "{user}");
+    }
+    store.blacklist("t", PATIENCE).await.unwrap();
     for user in ["4", "5"] {
+        let standing = store.standing(user, Some("t")).await.unwrap();
+        assert!(
+            standing.blacklisted && matches!(standing.permissions, Err(StoreError::Broken(_))),
+            "one does not hide the other"
+        );
         let broken = store.permissions(user).await;
         assert!(matches!(&broken, Err(StoreError::Broken(text)) if text.contains("permissions:user:")), "{broken:?}");
     }

@@ -148,35 +148,24 @@ impl Auth {
         {
             return Err(Refusal::blacklisted());
         }
-        let store = &self.inner.store;
-        let asked = async {
-            let listed = async {
-                match &principal.jti {
-                    Some(jti) => store.blacklisted(jti).await,
-                    None => Ok(false),
-                }
-            };
-            let own = async {
-                match store.permissions(&principal.user_id).await {
-                    // A key of another shape grants nothing, and takes nothing from what the token says.
-                    Err(StoreError::Broken(why)) => {
-                        tracing::debug!("{why}");
-                        Ok(Vec::new())
-                    }
-                    answer => answer,
-                }
-            };
-            // Apart from each other: one large piece of memory, given back at once, leaves a hole that is hard to fill.
-            tokio::try_join!(Box::pin(listed), Box::pin(own))
-        };
-        let (listed, own) = match tokio::time::timeout(STORE_TIMEOUT, asked).await {
-            Ok(answers) => answers.map_err(unavailable)?,
+        // Boxed: who is verified already holds no room for the question.
+        let asked = Box::pin(self.inner.store.standing(&principal.user_id, principal.jti.as_deref()));
+        let standing = match tokio::time::timeout(STORE_TIMEOUT, asked).await {
+            Ok(answer) => answer.map_err(unavailable)?,
             Err(_) => return Err(unavailable("it did not answer in time")),
         };
-        if let (Some(jti), true) = (&principal.jti, listed) {
+        if let (Some(jti), true) = (&principal.jti, standing.blacklisted) {
             self.revoked(|seen| seen.remember(jti, principal.expires_at_ms, now_ms));
             return Err(Refusal::blacklisted());
         }
+        let own = match standing.permissions {
+            // A key of another shape grants nothing, and takes nothing from what the token says.
+            Err(StoreError::Broken(why)) => {
+                tracing::debug!("{why}");
+                Vec::new()
+            }
+            answer => answer.map_err(unavailable)?,
+        };
         principal.grant(own);
         Ok(principal)
     }

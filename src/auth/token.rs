@@ -68,21 +68,36 @@ fn signed_claims(secret: &[u8], token: &str) -> Result<Map<String, Value>, Refus
     validation.set_required_spec_claims::<&str>(&[]);
     validation.validate_exp = false;
     validation.validate_aud = false;
-    // The crate's own texts may quote the token, so they stay inside.
-    let header = jsonwebtoken::decode_header(token)
-        .map_err(|_| Refusal::invalid("the token's header cannot be read, or its algorithm is none of HS256, HS384 and HS512"))?;
-    // RFC 7515 §4.1.11: what must be understood and is not makes a token invalid; `b64` (RFC 7797) is one of those.
+    let key = DecodingKey::from_secret(secret);
+    let data = match jsonwebtoken::decode::<Map<String, Value>>(token, &key, &validation) {
+        Ok(data) => data,
+        Err(error) => return Err(unverified(token, &error)),
+    };
+    understood(&data.header)?;
+    Ok(data.claims)
+}
+
+/// RFC 7515 §4.1.11: what must be understood and is not makes a token invalid; `b64` (RFC 7797) is one of those.
+fn understood(header: &jsonwebtoken::Header) -> Result<(), Refusal> {
     if header.crit.is_some() {
         return Err(Refusal::invalid("the token's header has critical extensions"));
     }
-    let key = DecodingKey::from_secret(secret);
-    let data = jsonwebtoken::decode::<Map<String, Value>>(token, &key, &validation).map_err(|error| match error.kind() {
+    Ok(())
+}
+
+/// What is wrong with a token, its header first. The crate's own texts may quote the token, so they stay inside.
+fn unverified(token: &str, error: &jsonwebtoken::errors::Error) -> Refusal {
+    let header = jsonwebtoken::decode_header(token)
+        .map_err(|_| Refusal::invalid("the token's header cannot be read, or its algorithm is none of HS256, HS384 and HS512"));
+    if let Err(refusal) = header.and_then(|header| understood(&header)) {
+        return refusal;
+    }
+    match error.kind() {
         ErrorKind::InvalidSignature => Refusal::invalid("the token's signature is not ours"),
         ErrorKind::InvalidAlgorithm => Refusal::invalid("the token's algorithm is none of HS256, HS384 and HS512"),
         ErrorKind::Json(_) => Refusal::invalid("the token's claims cannot be read"),
         _ => Refusal::invalid("the token cannot be read"),
-    })?;
-    Ok(data.claims)
+    }
 }
 
 /// A member that is there and not null.

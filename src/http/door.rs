@@ -8,10 +8,7 @@ use std::{convert::Infallible, future::poll_fn, io, task::ready};
 
 use axum::{Router, body::Body, response::Response};
 use hyper::{HeaderMap, Method, Request, StatusCode, Uri, Version, header};
-use tokio::{
-    io::{AsyncWriteExt, ReadBuf},
-    net::TcpStream,
-};
+use tokio::{io::ReadBuf, net::TcpStream};
 use tower::ServiceExt;
 
 use super::serve::Peer;
@@ -73,7 +70,7 @@ fn knock(head: &[u8]) -> Option<Knock> {
 
 /// Asks the router. Where it opens, the stream is the session's from here on; else it is given back with the answer, the
 /// request still in it.
-pub(super) async fn open(mut stream: TcpStream, knock: Knock, peer: Peer, router: Router) -> Option<(TcpStream, Response)> {
+pub(super) async fn open(stream: TcpStream, knock: Knock, peer: Peer, router: Router) -> Option<(TcpStream, Response)> {
     let Knock { mut request, len } = knock;
     let (handover, giver) = Handover::new();
     request.extensions_mut().insert(peer);
@@ -96,8 +93,8 @@ pub(super) async fn open(mut stream: TcpStream, knock: Knock, peer: Peer, router
         }
     }
     head.extend_from_slice(b"\r\n");
-    if consume(&stream, len).is_ok() && stream.write_all(&head).await.is_ok() {
-        giver.give(stream);
+    if consume(&stream, len).is_ok() {
+        giver.give(stream, head);
     }
     None
 }

@@ -65,6 +65,7 @@ pub async fn serve(
 ) {
     let sockets = Arc::new(Semaphore::new(options.sockets_max.min(Semaphore::MAX_PERMITS)));
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+    prepare(&listener);
     let mut exhausted = false;
     loop {
         let accepted = tokio::select! {
@@ -92,7 +93,6 @@ pub async fn serve(
             }
             continue;
         };
-        prepare(&stream);
         tracker.spawn(connection(stream, peer, router.clone(), options.header_timeout, stop.clone(), permit));
     }
 }
@@ -118,17 +118,18 @@ async fn refuse(mut stream: TcpStream, permit: OwnedSemaphorePermit) {
     drop(permit);
 }
 
-fn prepare(stream: &TcpStream) {
-    let socket = socket2::SockRef::from(stream);
+/// What is set for a listener holds for every socket that is accepted there.
+fn prepare(listener: &TcpListener) {
+    let socket = socket2::SockRef::from(listener);
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4);
     for (option, set) in [
-        ("TCP_NODELAY", stream.set_nodelay(true)),
+        ("TCP_NODELAY", socket.set_tcp_nodelay(true)),
         ("SO_SNDBUF", socket.set_send_buffer_size(SEND_BUFFER_BYTES)),
         ("SO_KEEPALIVE", socket.set_tcp_keepalive(&keepalive)),
         ("TCP_USER_TIMEOUT", socket.set_tcp_user_timeout(Some(PEER_TIMEOUT))),
     ] {
         if let Err(error) = set {
-            tracing::debug!(%error, option, "could not set an option of a socket");
+            tracing::debug!(%error, option, "could not set an option of a listener");
         }
     }
 }
@@ -207,5 +208,25 @@ async fn http(
     if let Err(error) = ended {
         // A client's mistake or absence; at most worth a look while debugging.
         tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn sockets_have_the_options_of_their_listener() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        prepare(&listener);
+        let client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let socket = socket2::SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().expect("an option") && socket.keepalive().expect("an option"));
+        assert_eq!(socket.tcp_keepalive_time().expect("an option"), KEEPALIVE);
+        assert_eq!(socket.tcp_user_timeout().expect("an option"), Some(PEER_TIMEOUT));
+        // The kernel doubles it, for what it keeps itself.
+        assert_eq!(socket.send_buffer_size().expect("an option"), 2 * SEND_BUFFER_BYTES);
+        drop(client);
     }
 }

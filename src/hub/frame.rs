@@ -13,6 +13,7 @@ pub struct Frame {
 
 /// FIN and the opcode of text.
 const TEXT: u8 = 0x81;
+const BINARY: u8 = 0x82;
 /// Longest header of a server's frame.
 const HEADER_BYTES_MAX: usize = 10;
 
@@ -27,6 +28,14 @@ impl Frame {
         // It was text a line above.
         let text = Utf8Bytes::try_from(bytes.slice(header..)).unwrap_or_default();
         Frame { bytes, text }
+    }
+
+    /// The same with bytes for a payload, which no frame of the feed has.
+    pub fn binary(payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(payload.len() + HEADER_BYTES_MAX);
+        header(BINARY, payload.len(), &mut bytes);
+        bytes.put_slice(payload);
+        bytes
     }
 
     /// With the header: what a WebSocket sends.

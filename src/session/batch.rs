@@ -35,6 +35,12 @@ impl Batch {
         Arc::new(Batch { bytes: bytes.into(), frames: 0, arrivals: Arrivals::default() })
     }
 
+    /// With frames of this connection alone before it.
+    pub(super) fn behind(&self, mut own: Vec<u8>) -> Arc<Batch> {
+        own.extend_from_slice(&self.bytes);
+        Arc::new(Batch { bytes: own.into(), frames: self.frames, arrivals: self.arrivals.clone() })
+    }
+
     /// Takes what a feed has given; `None` where that is nothing.
     pub(super) fn of(out: &mut Vec<Out>) -> Option<Arc<Batch>> {
         let mut arrivals = Arrivals::default();

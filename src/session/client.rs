@@ -3,7 +3,7 @@
 
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::{
     Context,
@@ -89,6 +89,11 @@ pub(super) async fn enter(
         strikes: 0,
         refused: 0,
     };
+    // Who is in gets the answer to his handshake with `hello`; all others are waited for.
+    let answered = matches!(arrival, Arrival::Admitted(_)) || timeout(LINGER, client.socket.flush()).await == Ok(true);
+    if !answered {
+        return (client, Err(End::Peer { closed: false }));
+    }
     let place = &client.socket.link.place;
     let principal = match arrival {
         Arrival::Admitted(principal) => Ok(principal),
@@ -159,7 +164,7 @@ impl Client {
         let now = Instant::now();
         let text = match incoming {
             Incoming::Text(text) => text,
-            Incoming::Binary => return Err(End::Close(CloseCode::Binary)),
+            Incoming::Binary(_) => return Err(End::Close(CloseCode::Binary)),
             Incoming::Ping | Incoming::Pong => return Ok(None),
             Incoming::Close => return Err(End::Peer { closed: true }),
             Incoming::End => return Err(End::Peer { closed: false }),
@@ -203,6 +208,7 @@ impl Client {
         let mut lane = link.lane();
         lane.begin(feed, expiry(principal.expires_at_ms, now), now + ctx.options.ping_interval);
         lane.push(&mut turn, hello);
+        lane.join(&mut turn);
         // What came before the sweep knew this client.
         if let Some(code) = ctx.over(&link.place, lane.expires_at, now) {
             lane.end(code);

@@ -3,6 +3,7 @@
 
 use std::io::{self, Read, Write};
 
+use bytes::Bytes;
 use tokio_tungstenite::tungstenite::{
     Error, Message, Utf8Bytes,
     error::ProtocolError,
@@ -18,7 +19,7 @@ const READ_BUFFER: usize = 256;
 #[derive(Debug)]
 pub(super) enum Incoming {
     Text(Utf8Bytes),
-    Binary,
+    Binary(Bytes),
     /// Answered already.
     Ping,
     Pong,
@@ -197,7 +198,7 @@ impl Decode {
                 return None;
             }
             Ok(Message::Text(text)) => Incoming::Text(text),
-            Ok(Message::Binary(_)) => Incoming::Binary,
+            Ok(Message::Binary(bytes)) => Incoming::Binary(bytes),
             Ok(Message::Ping(_)) => Incoming::Ping,
             Ok(Message::Pong(_)) => Incoming::Pong,
             Ok(Message::Close(_)) => Incoming::Close,

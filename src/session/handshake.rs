@@ -32,10 +32,13 @@ const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An extension of a request whose connection is given to the session by whoever answers it, and not by hyper.
 #[derive(Clone)]
-pub struct Handover(Arc<Mutex<Option<oneshot::Receiver<TcpStream>>>>);
+pub struct Handover(Arc<Mutex<Option<oneshot::Receiver<Answering>>>>);
+
+/// A connection, and the answer 101 that goes out with the session's first words: every write wakes the client once more.
+type Answering = (TcpStream, Vec<u8>);
 
 /// The other end of a [`Handover`]. Its drop says that the connection does not come.
-pub struct Giver(oneshot::Sender<TcpStream>);
+pub struct Giver(oneshot::Sender<Answering>);
 
 impl Handover {
     pub fn new() -> (Handover, Giver) {
@@ -43,43 +46,46 @@ impl Handover {
         (Handover(Arc::new(Mutex::new(Some(taker)))), Giver(giver))
     }
 
-    fn take(&self) -> Option<oneshot::Receiver<TcpStream>> {
+    fn take(&self) -> Option<oneshot::Receiver<Answering>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
 impl Giver {
-    /// After the answer 101 is out.
-    pub fn give(self, stream: TcpStream) {
+    /// `answer`: the head of the answer 101, which the session writes. What of the request was read is read for good; the stream
+    /// sends at once (`TCP_NODELAY`).
+    pub fn give(self, stream: TcpStream, answer: Vec<u8>) {
         // Who does not wait any more has given the client up.
-        let _ = self.0.send(stream);
+        let _ = self.0.send((stream, answer));
     }
 }
 
 /// How the connection comes to be ours.
 enum On {
     Hyper(OnUpgrade),
-    Handover(oneshot::Receiver<TcpStream>),
+    Handover(oneshot::Receiver<Answering>),
 }
 
 impl On {
     async fn connection(self) -> Option<Connected> {
         match self {
             On::Hyper(on) => timeout(UPGRADE_TIMEOUT, on).await.ok()?.ok().map(Connected::from_hyper),
-            On::Handover(stream) => timeout(UPGRADE_TIMEOUT, stream).await.ok()?.ok().map(Connected::Tcp),
+            On::Handover(stream) => {
+                timeout(UPGRADE_TIMEOUT, stream).await.ok()?.ok().map(|(tcp, answer)| Connected::Answering(tcp, answer))
+            }
         }
     }
 }
 
 /// A request for a WebSocket that is one (RFC 6455 §4.2.1).
-struct Upgrade {
+pub(super) struct Upgrade {
     accept: HeaderValue,
     on: On,
 }
 
 impl Upgrade {
     /// Checks the request's form. `Err` is the answer to give instead.
-    fn of(request: &mut Request<Body>) -> Result<Upgrade, Box<Response<Body>>> {
+    pub(super) fn of(request: &mut Request<Body>) -> Result<Upgrade, Box<Response<Body>>> {
         let bad = |text: &str| Box::new(Denied::BadRequest(text.to_owned()).response());
         let headers = request.headers();
         if request.method() != Method::GET {
@@ -121,7 +127,7 @@ impl Upgrade {
     }
 
     /// The answer 101, and the connection that comes of it once the answer is out; `None` if the client does not stay.
-    fn accept(self, protocol: Option<&'static str>) -> (Response<Body>, impl Future<Output = Option<Connected>>) {
+    pub(super) fn accept(self, protocol: Option<&'static str>) -> (Response<Body>, impl Future<Output = Option<Connected>>) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();

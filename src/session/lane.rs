@@ -101,6 +101,17 @@ impl Lane {
         self.own.extend_from_slice(Frame::from(text).bytes());
     }
 
+    /// In one write with what waits: what the feed of a client who just came in says at once.
+    pub(super) fn join(&mut self, turn: &mut Turn<'_>) {
+        if self.head.is_none()
+            && let Some(batch) = self.feed.as_mut().and_then(|feed| feed.next(turn))
+        {
+            turn.taken(&batch);
+            self.head = Some(batch.behind(std::mem::take(&mut self.own)));
+            self.offset = 0;
+        }
+    }
+
     /// Where answers of the protocol itself are put: whole frames.
     pub(super) fn own(&mut self) -> &mut Vec<u8> {
         &mut self.own

@@ -15,6 +15,7 @@
 //! | `feed` | what a client is to be sent |
 //! | `socket`, `decode` | reading, waiting for room, closing |
 //! | `sse` | the same feed as Server-Sent Events |
+//! | `echo` | the handshake, `socket` and `decode` alone, for conformance suites |
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,6 +33,7 @@ mod admission;
 mod batch;
 mod client;
 mod decode;
+mod echo;
 mod feed;
 mod handshake;
 mod lane;
@@ -41,6 +43,7 @@ mod sse;
 mod sweep;
 
 pub use admission::{bearer, cookie};
+pub use echo::echo;
 pub use handshake::{Giver, Handover, websocket};
 pub use sse::sse;
 pub use sweep::sweep;

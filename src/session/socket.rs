@@ -95,7 +95,8 @@ impl Link {
 
 /// What a handshake leaves.
 pub(super) enum Connected {
-    Tcp(TcpStream),
+    /// The answer 101 has still to go out.
+    Answering(TcpStream, Vec<u8>),
     /// With what the client has said already.
     Begun(TcpStream, Bytes),
     /// TLS or another wrapping.
@@ -122,21 +123,25 @@ pub(super) struct Socket {
 impl Socket {
     /// Takes over a connection whose handshake is done.
     pub(super) fn take(connected: Connected, ctx: Arc<Context>, place: Connection) -> Socket {
+        let mut lane = Lane::new(Instant::now());
         let (tcp, other, rest) = match connected {
-            Connected::Tcp(tcp) => (Some(tcp), None, Bytes::new()),
-            Connected::Begun(tcp, rest) => (Some(tcp), None, rest),
+            Connected::Answering(tcp, answer) => {
+                *lane.own() = answer;
+                (Some(tcp), None, Bytes::new())
+            }
+            Connected::Begun(tcp, rest) => {
+                // Everything ready goes out in one write, so there is nothing to wait for.
+                let _ = tcp.set_nodelay(true);
+                (Some(tcp), None, rest)
+            }
             Connected::Other(other) => (None, Some(other), Bytes::new()),
         };
-        if let Some(tcp) = &tcp {
-            // Everything ready goes out in one write, so there is nothing to wait for.
-            let _ = tcp.set_nodelay(true);
-        }
         let mut decode = Decode::new(ctx.options.frame_bytes_max);
         if !rest.is_empty() {
             decode.take(&rest);
         }
         ctx.metrics.connections.websocket.inc();
-        let lane = Mutex::new(Lane::new(Instant::now()));
+        let lane = Mutex::new(lane);
         let link = Link { ctx, place, tcp, lane, events: AtomicBool::new(false), index: AtomicU32::new(u32::MAX) };
         Socket { link: Arc::new(link), other, decode }
     }

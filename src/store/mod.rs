@@ -185,6 +185,14 @@ pub struct Recovered {
     pub open: Vec<LogEntry>,
 }
 
+/// What the store knows of a token and of whom it speaks for.
+#[derive(Debug)]
+pub struct Standing {
+    pub blacklisted: bool,
+    /// As [`Store::permissions`] answers.
+    pub permissions: Result<Vec<String>, StoreError>,
+}
+
 /// Head and tail of the alert log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogBounds {
@@ -441,6 +449,11 @@ impl Store {
     /// Sets `jwt:blacklist:{jti}` for `ttl`.
     pub async fn blacklist(&self, jti: &str, ttl: Duration) -> Result<(), StoreError> {
         both!(self, s => s.blacklist(jti, ttl).await)
+    }
+
+    /// [`blacklisted`](Store::blacklisted), for a token that has an id, and [`permissions`](Store::permissions), asked together.
+    pub async fn standing(&self, user_id: &str, jti: Option<&str>) -> Result<Standing, StoreError> {
+        both!(self, s => s.standing(user_id, jti).await)
     }
 
     /// `permissions:user:{user_id}`: SET, HASH with true values, or JSON array (contract §10). Sorted.

@@ -912,6 +912,11 @@ pub async fn the_blacklist_knows_what_was_put_there(engine: &Engine) {
     store.blacklist("t1", Duration::from_secs(60)).await.unwrap();
     assert!(store.blacklisted("t1").await.unwrap() && !store.blacklisted("t2").await.unwrap());
     store.blacklist("t2", Duration::from_millis(20)).await.unwrap();
+    let standing = store.standing("7", Some("t1")).await.unwrap();
+    assert!(standing.blacklisted && standing.permissions.unwrap().is_empty());
+    for jti in [Some("t3"), None] {
+        assert!(!store.standing("7", jti).await.unwrap().blacklisted, "{jti:?}");
+    }
     until("the entry has expired", || async { !store.blacklisted("t2").await.unwrap() }).await;
     store.close().await;
 }

@@ -293,6 +293,18 @@ impl EmbeddedStore {
         self.read(move |txn| timed::permissions(txn, &user_id)).await
     }
 
+    pub async fn standing(&self, user_id: &str, jti: Option<&str>) -> Result<Standing, StoreError> {
+        let (now, user_id, jti) = (self.inner.shared.clock.now_ms(), user_id.to_owned(), jti.map(str::to_owned));
+        let look = move |shared: &Shared| {
+            let blacklisted = match jti {
+                Some(jti) => shared.read(|txn| timed::blacklisted(txn, now, &jti))?,
+                None => false,
+            };
+            Ok(Standing { blacklisted, permissions: shared.read(|txn| timed::permissions(txn, &user_id)) })
+        };
+        self.view().look(look).await
+    }
+
     /// Replaces a user's permissions; in Redis that is the application's own doing.
     pub async fn permissions_put(&self, user_id: &str, names: &[String]) -> Result<(), StoreError> {
         let (user_id, names) = (user_id.to_owned(), names.to_vec());

@@ -39,7 +39,7 @@ pub use self::{bridge::Subscription, reader::Reader, tail::Tail};
 use self::{connect::Link, scripts::hex};
 use super::{
     Commit, CommitRecord, Committed, DeadLetter, Entry, IntakeItem, Lease, LogBounds, LogEntry, Options, ReadReply, Recovered,
-    Snapshot, StoreError, StreamEntries, StreamFault, StreamInfo, Taken,
+    Snapshot, Standing, StoreError, StreamEntries, StreamFault, StreamInfo, Taken,
 };
 use crate::event::EntryId;
 

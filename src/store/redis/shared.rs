@@ -46,15 +46,42 @@ impl RedisStore {
         self.link.one(command).await.map(drop)
     }
 
+    /// One question for both, and one more for who has permissions of his own.
+    pub async fn standing(&self, user_id: &str, jti: Option<&str>) -> Result<Standing, StoreError> {
+        let key = permissions_key(user_id);
+        let mut pipeline = Pipeline::with_capacity(2);
+        if let Some(jti) = jti {
+            pipeline.cmd("EXISTS").arg(blacklist_key(jti));
+        }
+        pipeline.cmd("TYPE").arg(&key);
+        let mut replies = self.link.ask(&pipeline).await?;
+        let kind = self.link.reply(replies.pop());
+        let blacklisted = match jti {
+            Some(_) => value::number(&self.link.reply(replies.pop())?).ok_or_else(|| self.link.garbled())? > 0,
+            None => false,
+        };
+        let permissions = match kind {
+            Ok(kind) => self.permissions_of(&key, kind).await,
+            Err(error) => Err(error),
+        };
+        Ok(Standing { blacklisted, permissions })
+    }
+
     /// `Broken` for a key of another shape: it grants nothing, and somebody should know.
     pub async fn permissions(&self, user_id: &str) -> Result<Vec<String>, StoreError> {
-        let key = format!("permissions:user:{user_id}");
+        let key = permissions_key(user_id);
         let mut command = cmd("TYPE");
         command.arg(&key);
-        let kind = value::text(self.link.one(command).await?).ok_or_else(|| self.link.garbled())?;
+        let kind = self.link.one(command).await?;
+        self.permissions_of(&key, kind).await
+    }
+
+    /// `kind`: what `TYPE` has said of the key.
+    async fn permissions_of(&self, key: &str, kind: Value) -> Result<Vec<String>, StoreError> {
+        let kind = value::text(kind).ok_or_else(|| self.link.garbled())?;
         let ask = |name| {
             let mut command = cmd(name);
-            command.arg(&key);
+            command.arg(key);
             self.link.one(command)
         };
         let mut permissions: Vec<String> = match kind.as_str() {
@@ -93,6 +120,10 @@ fn metrics_key(unix_s: u64) -> String {
 
 fn blacklist_key(jti: &str) -> String {
     format!("jwt:blacklist:{jti}")
+}
+
+fn permissions_key(user_id: &str) -> String {
+    format!("permissions:user:{user_id}")
 }
 
 /// What applications write for "yes".
