@@ -421,7 +421,7 @@ fn node_name() -> String {
     let host: String = host.trim().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(32).collect();
     let mut chance = [0_u8; 4];
     // Without chance the process number alone tells nodes of one host apart.
-    let _ = aws_lc_rs::rand::fill(&mut chance);
+    let _ = getrandom::fill(&mut chance);
     let chance: String = chance.iter().map(|b| format!("{b:02x}")).collect();
     format!("{}-{}-{chance}", if host.is_empty() { "node" } else { &host }, std::process::id())
 }

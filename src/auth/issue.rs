@@ -2,7 +2,6 @@
 
 use std::{fmt, time::Duration};
 
-use aws_lc_rs::rand::SecureRandom;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Map, Value};
 
@@ -85,6 +84,6 @@ pub fn issue(options: &Options, claims: &Claims) -> Result<String, IssueError> {
 
 fn random_id() -> Result<String, IssueError> {
     let mut bytes = [0_u8; 16];
-    aws_lc_rs::rand::SystemRandom::new().fill(&mut bytes).map_err(|_| IssueError::NoRandomness)?;
+    getrandom::fill(&mut bytes).map_err(|_| IssueError::NoRandomness)?;
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }

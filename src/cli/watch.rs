@@ -335,7 +335,7 @@ fn refused(url: &str, response: &Response) -> End {
 /// In 0..1.
 fn random_fraction() -> f64 {
     let mut bytes = [0_u8; 4];
-    match aws_lc_rs::rand::fill(&mut bytes) {
+    match getrandom::fill(&mut bytes) {
         Ok(()) => f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0),
         Err(_) => 0.5,
     }

@@ -57,7 +57,7 @@ impl Drop for Scratch {
 pub async fn run(global: Global, args: Demo) -> Result<(), Failure> {
     logging::start(&Log { level: "warn".to_owned(), json: matches!(global.log, Some(super::LogFormat::Json)) });
     let mut chance = [0_u8; 32];
-    aws_lc_rs::rand::fill(&mut chance).map_err(|_| Failure::run("the system gives no random bytes"))?;
+    getrandom::fill(&mut chance).map_err(|_| Failure::run("the system gives no random bytes"))?;
     let secret: String = chance.iter().map(|b| format!("{b:02x}")).collect();
     let scratch = Scratch(std::env::temp_dir().join(format!("auditcast-demo-{}", std::process::id())));
     let config = config(&args, &scratch, &secret)?;

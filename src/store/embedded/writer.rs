@@ -350,7 +350,7 @@ impl Shared {
 /// 16 hexadecimal characters from the system's source of randomness.
 fn new_epoch() -> Result<String, StoreError> {
     let mut bytes = [0u8; 8];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| StoreError::Broken("the system gave no random bytes".to_owned()))?;
+    getrandom::fill(&mut bytes).map_err(|_| StoreError::Broken("the system gave no random bytes".to_owned()))?;
     Ok(hex(&bytes))
 }
 

@@ -32,7 +32,6 @@ use std::{
     time::Duration,
 };
 
-use aws_lc_rs::rand;
 use redis::{Pipeline, Value, cmd};
 
 pub use self::{bridge::Subscription, reader::Reader, tail::Tail};
@@ -219,7 +218,7 @@ fn parts<T>(items: &[T], count: usize, bytes: usize, size: impl Fn(&T) -> usize)
 fn random() -> String {
     let mut bytes = [0; 8];
     // The system's generator fails only where nothing cryptographic would work; the clock then tells epochs apart.
-    if rand::fill(&mut bytes).is_err() {
+    if getrandom::fill(&mut bytes).is_err() {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         bytes.copy_from_slice(&(now.as_nanos() as u64).to_be_bytes());
     }
