@@ -28,6 +28,7 @@ type Case = (&'static str, u64, fn() -> Box<dyn FnMut()>);
 
 /// To add one: a line here and a function below.
 const CASES: &[Case] = &[
+    ("read_reply", ENTRIES, read_reply),
     ("classify_seen", REPEATS, classify_seen),
     ("classify_new", REPEATS, classify_new),
     ("decode_flat", ENTRIES, decode_flat),
@@ -43,6 +44,11 @@ const CASES: &[Case] = &[
 /// The compiler must take a result for needed; what it holds is freed, as it is after use.
 fn keep<T>(result: T) {
     black_box(result);
+}
+
+fn read_reply() -> Box<dyn FnMut()> {
+    let (reply, mut reader) = (work::reply(ENTRIES), work::Reading::new(ENTRIES));
+    Box::new(move || assert_eq!(reader.read(black_box(&reply)), ENTRIES))
 }
 
 fn classify_seen() -> Box<dyn FnMut()> {

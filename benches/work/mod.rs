@@ -7,7 +7,10 @@ use auditcast::{
     config::{Config, Sources},
     detect::{Alert, Detector, Observed},
     event::{Classifier, EntryId, Event},
-    store::LogEntry,
+    store::{
+        LogEntry,
+        redis::resp::{Parser, Shape},
+    },
     wire::{self, AlertView, Subscription},
 };
 use entries::{Entry, FIELDS};
@@ -44,6 +47,47 @@ pub fn flat(n: u64) -> Vec<Given> {
 /// The same as envelopes.
 pub fn envelopes(n: u64) -> Vec<Given> {
     (0..n).map(|i| given(i, vec![(b"data".to_vec(), Entry::nth(i, DATE).envelope().into_bytes())])).collect()
+}
+
+/// What Redis answers to `XREAD` where so many flat entries wait.
+pub fn reply(n: u64) -> Vec<u8> {
+    let mut reply = format!("*1\r\n*2\r\n$12\r\naudit:events\r\n*{n}\r\n").into_bytes();
+    let mut word = |head: String, text: &[u8]| {
+        reply.extend_from_slice(head.as_bytes());
+        reply.extend_from_slice(text);
+        reply.extend_from_slice(b"\r\n");
+    };
+    for given in flat(n) {
+        let id = given.entry.to_string();
+        word(format!("*2\r\n${}\r\n", id.len()), id.as_bytes());
+        let mut head = format!("*{}\r\n", given.fields.len() * 2);
+        for (name, value) in &given.fields {
+            word(std::mem::take(&mut head) + &format!("${}\r\n", name.len()), name);
+            word(format!("${}\r\n", value.len()), value);
+        }
+    }
+    reply
+}
+
+/// The reader's parser.
+pub struct Reading {
+    parser: Parser,
+    shape: Shape,
+}
+
+impl Reading {
+    pub fn new(n: u64) -> Reading {
+        Reading { parser: Parser::new(), shape: Shape { reads: 1, count: n as usize, ..Shape::default() } }
+    }
+
+    /// Entries of a whole reply, each looked at once.
+    pub fn read(&mut self, reply: &[u8]) -> u64 {
+        self.parser.expect(self.shape);
+        let mut bytes = reply.to_vec();
+        assert!(self.parser.feed(&mut bytes).expect("the reply is good"), "it is whole");
+        let answer = self.parser.answer(bytes);
+        answer.streams().flat_map(|stream| stream.entries).filter(|entry| entry.size() > 0).count() as u64
+    }
 }
 
 /// Classifier and detector by the default configuration.
