@@ -103,12 +103,7 @@ impl Monitor {
                     l.state.commit = committed.n;
                     l.state.seq = committed.seq;
                     if let Some((before, entries)) = committed.entries(&commit) {
-                        let news = !entries.is_empty();
                         self.hub.hand_over(&l.state.epoch, &before, entries);
-                        if news {
-                            // The clients first, then the next read.
-                            tokio::task::yield_now().await;
-                        }
                     }
                     break;
                 }
