@@ -109,6 +109,7 @@ impl Echo {
         }
         let head = String::from_utf8(head).expect("text").to_ascii_lowercase();
         assert!(head.starts_with("http/1.1 101 "), "{head}");
+        assert!(!head.contains("content-length"), "{head}");
         // RFC 6455 §1.3.
         assert!(head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=\r\n"), "{head}");
         tcp

@@ -87,7 +87,8 @@ pub(super) async fn open(stream: TcpStream, knock: Knock, peer: Peer, router: Ro
     }
     let mut head = Vec::with_capacity(512);
     head.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
-    for (name, value) in response.headers() {
+    // The router counts an empty body; an answer of this kind has none (RFC 9110 §8.6).
+    for (name, value) in response.headers().iter().filter(|(name, _)| **name != header::CONTENT_LENGTH) {
         for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
             head.extend_from_slice(part);
         }

@@ -527,8 +527,11 @@ impl Feed {
         self.events.is_some()
     }
 
-    /// When the client is to hear of live events that it lost.
+    /// When the client is to hear of live events that it lost. While a subscription waits for the store nothing is said of them.
     pub(super) fn tell_at(&self) -> Option<Instant> {
+        if self.busy.as_deref().is_some_and(|busy| busy.setup.is_some()) {
+            return None;
+        }
         self.events.as_ref().filter(|events| events.lost()).and_then(|events| events.told_at).map(|at| at + GAP_EVERY)
     }
 

@@ -100,9 +100,10 @@ impl Sweep {
         self.began + SLOT.saturating_mul(u32::try_from(slot).unwrap_or(u32::MAX))
     }
 
-    /// Has the client's clocks looked at when they are due, if that is not seen to yet.
+    /// Has the client's clocks looked at when they are due, if that is not seen to yet. Never at once: what is due and cannot be
+    /// done now would be looked at for ever, and nobody else's would.
     pub(super) fn schedule(&self, link: &Link, lane: &mut Lane) {
-        let slot = self.slot(lane.look_at(&link.ctx.options));
+        let slot = self.slot(lane.look_at(&link.ctx.options).max(Instant::now()));
         if slot >= lane.slot {
             return;
         }
@@ -217,7 +218,9 @@ impl Round {
 
 /// Looks at the clocks that are due.
 async fn clocks(ctx: &Arc<Context>, chunk: &mut Vec<Arc<Link>>) {
-    while let Some((slot, due)) = ctx.sweep.due(Instant::now()) {
+    // What becomes due meanwhile has its turn after the news.
+    let now = Instant::now();
+    while let Some((slot, due)) = ctx.sweep.due(now) {
         for due in due.chunks(CHUNK) {
             {
                 let crowd = unpoisoned(&ctx.sweep.crowd);

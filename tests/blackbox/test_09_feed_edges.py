@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import socket
 import struct
 import threading
@@ -466,3 +467,38 @@ def test_two_nodes_give_one_feed(redis_server, make_daemon):
     assert seen[0] == seen[1]
     with nodes[1].ws(query={"after": seen[0][4][0]}) as resumed:
         assert [(f["pos"], f["alert_id"]) for f in resumed.at_least(5, type="security_alert")] == seen[0][5:]
+
+
+def test_lost_events_that_cannot_be_told_yet_hold_nobody_up(redis_server, make_daemon):
+    """A viewer loses live events and subscribes anew while the store does not answer: the node rests all the same."""
+    daemon = make_daemon(redis_server, feed={"events_rate": 5}).start()
+    client = daemon.ws(query={"events": "low"}).hello()
+    client.frame("subscribed")
+    stop = threading.Event()
+
+    def write():
+        own = redis_server.client()
+        while not stop.is_set():
+            own.xadd(STREAM, {"event_type": "data.read"})
+            time.sleep(0.005)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    try:
+        # Twice, so that there is a moment before which the next loss is not told.
+        until("losses are told", lambda: len(client.all(type="gap", feed="events")) >= 2, 15)
+        redis_server.send_signal(signal.SIGSTOP)
+        for n in range(2):
+            client.send(type="subscribe", id=f"s{n}", after="earliest", events="low")
+        time.sleep(1.5)  # past that moment
+        before = daemon.cpu_seconds()
+        time.sleep(2)
+        used = daemon.cpu_seconds() - before
+        assert used < 1, f"{used} s of CPU in 2 s without anything to do"
+    finally:
+        redis_server.send_signal(signal.SIGCONT)
+        stop.set()
+    writer.join(10)
+    client.frame("subscribed", id="s0")
+    daemon.put(HIGH)
+    client.frame("security_alert")
