@@ -102,9 +102,13 @@ pub(super) fn streams(value: Value) -> Option<Vec<(Vec<u8>, Vec<Entry>)>> {
 /// `TIME`, in milliseconds.
 pub(super) fn time_ms(value: Value) -> Option<u64> {
     let parts = items(value)?;
-    let seconds = number(parts.first()?)?;
-    let micros = number(parts.get(1)?)?;
-    seconds.checked_mul(1000)?.checked_add(micros / 1000)
+    clock_ms(number(parts.first()?)?, number(parts.get(1)?)?)
+}
+
+/// What `TIME` says as Unix ms; a clock beyond the year 9999 is none.
+pub(super) fn clock_ms(seconds: u64, micros: u64) -> Option<u64> {
+    const SECONDS_MAX: u64 = 253_402_300_799;
+    (seconds <= SECONDS_MAX && micros < 1_000_000).then(|| seconds * 1000 + micros / 1000)
 }
 
 #[cfg(test)]
@@ -134,5 +138,8 @@ mod tests {
         assert_eq!(entries(Value::Array(vec![Value::Array(vec![bulk("x"), Value::Nil])])), None);
         assert_eq!(time_ms(Value::Array(vec![bulk("1700000000"), bulk("123999")])), Some(1_700_000_000_123));
         assert_eq!(time_ms(Value::Array(vec![bulk("1")])), None);
+        assert_eq!(time_ms(Value::Array(vec![bulk("1844674407370955"), bulk("0")])), None);
+        assert_eq!(clock_ms(253_402_300_799, 999_999), Some(253_402_300_799_999));
+        assert_eq!((clock_ms(253_402_300_800, 0), clock_ms(1, 1_000_000)), (None, None));
     }
 }

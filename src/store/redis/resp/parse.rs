@@ -8,7 +8,10 @@
 use super::text::{LINE_MAX, Malformed, entry_id, length, line_at, number, span, text_at};
 use crate::{
     event::EntryId,
-    store::entry::{Field, Row, Span, saturated},
+    store::{
+        entry::{Field, Row, Span, saturated},
+        redis::value::clock_ms,
+    },
 };
 
 /// Bytes of one entry that are kept; [`Row::size`] says how many there were.
@@ -264,7 +267,7 @@ impl Parser {
             }
             (At::Micros, Token::Text(text, _)) => {
                 let micros = number(text.of(buf)).ok_or(Malformed)?;
-                let ms = self.seconds.checked_mul(1000).and_then(|ms| ms.checked_add(micros / 1000)).ok_or(Malformed)?;
+                let ms = clock_ms(self.seconds, micros).ok_or(Malformed)?;
                 let which = usize::from(!self.shape.time_before || self.reply > self.shape.any);
                 *self.times.get_mut(which).ok_or(Malformed)? = Some(ms);
                 self.reply += 1;
