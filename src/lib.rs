@@ -30,13 +30,16 @@
 //!
 //! # The life of an audit event
 //!
-//! 1. [`store::Reader`] has a batch of entries from every stream that is not waiting for another ([`monitor`]).
+//! 1. [`store::Reader`] has a batch of entries from every stream that is not waiting for another ([`monitor`]): an entry is a place in
+//!    the bytes of one reply. In a backlog the next reply is on its way meanwhile.
 //! 2. [`detect::Merge`] puts them into one order and says which slots are closed in between.
-//! 3. [`event::Classifier`] makes an [`event::Event`] of each; what cannot be read becomes a dead letter and is counted.
+//! 3. [`event::Classifier`] makes an [`event::Event`] of each, borrowed, its details not taken apart before somebody asks; what cannot
+//!    be read becomes a dead letter and is counted.
 //! 4. [`detect::Detector`] takes it in and answers with transitions of alerts, mostly none.
 //! 5. A [`store::Commit`] makes transitions, positions and the record of what was taken in true together, or not at all. Only now
 //!    do the alerts exist.
-//! 6. Every node's [`hub::Hub`] follows the alert log and makes the frame once, as bytes, with its position.
+//! 6. Every node's [`hub::Hub`] follows the alert log and makes the frame once, as bytes, with its position. Where the ring ends with
+//!    the entry before, a node hands its hub what it has committed itself.
 //! 7. A [`session`] is a cursor on the hub (below it: on the store) and a filter. What is there for it goes out in one write: of
 //!    the sweep, which goes from client to client when there is news, or of the client's own task, when its socket was full.
 //!
