@@ -62,7 +62,8 @@ pub fn reply(n: u64) -> Vec<u8> {
         word(format!("*2\r\n${}\r\n", id.len()), id.as_bytes());
         let mut head = format!("*{}\r\n", given.fields.len() * 2);
         for (name, value) in &given.fields {
-            word(std::mem::take(&mut head) + &format!("${}\r\n", name.len()), name);
+            word(format!("{head}${}\r\n", name.len()), name);
+            head.clear();
             word(format!("${}\r\n", value.len()), value);
         }
     }

@@ -18,6 +18,9 @@ const PAGE: usize = 256;
 const BLOCK: Duration = Duration::from_secs(2);
 /// A log that went back to an earlier state may be put right by the active node: so long nobody is told.
 const REWIND_GRACE: Duration = Duration::from_secs(10);
+/// How long the tail waits for a store that nobody has used.
+const FIRST_LOOK_MIN: Duration = Duration::from_millis(1);
+const FIRST_LOOK_MAX: Duration = Duration::from_millis(250);
 /// How long the tail rests after entries that were known already: what another node commits after this one is later by that.
 const HANDED_OVER_PAUSE: Duration = Duration::from_millis(200);
 /// An answer of the store that takes longer is none.
@@ -84,10 +87,18 @@ impl Hub {
     ) -> Result<std::convert::Infallible, StoreError> {
         let mut tail = store.tail();
         let mut behind_since: Option<Instant> = None;
+        let mut first_look = FIRST_LOOK_MIN;
         loop {
             // Held against the log before anything is taken from it: at a (re)connection, after silence, and with each batch,
             // for a log can be lost and grow past the head between two looks.
             let bounds = answer(store.log_bounds()).await?;
+            if bounds.epoch.is_empty() && !self.ring().loaded {
+                // Nobody has used the store yet, which the monitor does first of all. A position of now would not be known later.
+                self.up(backoff, told);
+                sleep(first_look).await;
+                first_look = (first_look * 2).min(FIRST_LOOK_MAX);
+                continue;
+            }
             match self.compare(store, &bounds).await? {
                 Verdict::Same => behind_since = None,
                 Verdict::Behind => {
