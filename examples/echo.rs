@@ -67,8 +67,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         header_timeout: Duration::from_secs(10),
         body_bytes_max: 0,
         sockets_max: CONNECTIONS_MAX,
-        rate_general: 0,
-        rate_window: Duration::from_secs(60),
+        rates: http::Rates { window: Duration::from_secs(60), general: 0, auth: 0, connections: 0, endpoints: vec![] },
     };
     let listener = TcpListener::bind(address).await?;
     println!("listening ws://{}", listener.local_addr()?);

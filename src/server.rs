@@ -251,6 +251,16 @@ impl Server {
             );
         }
         {
+            let (state, outlet) = (state.clone(), outlet.clone());
+            spawn(
+                "the limits",
+                Box::pin(async move {
+                    outlet.run_until_cancelled(state.tell_limits()).await;
+                    Ok(())
+                }),
+            );
+        }
+        {
             let (metrics, store, hub, outlet) = (metrics.clone(), store.clone(), hub.clone(), outlet.clone());
             let memory_bytes_max = config.memory_bytes_max;
             spawn(

@@ -42,7 +42,7 @@ fn defaults_are_the_contracts() {
     assert_eq!(config.ops.to_string(), "127.0.0.1:9787");
     assert_eq!(config.http.external_url, None);
     assert!(config.http.security_headers);
-    assert_eq!((config.http.rate_general, config.http.rate_window), (600, Duration::from_secs(60)));
+    assert_eq!((config.http.rates.general, config.http.rates.window), (600, Duration::from_secs(60)));
     assert_eq!(config.http.body_bytes_max, 1 << 20);
     assert_eq!(config.sign_in.rate_auth, 5);
     assert_eq!(config.sign_in.session_ttl, Duration::from_secs(30 * 60));
@@ -216,8 +216,8 @@ fn the_guides_variables_count() {
     assert_eq!(auth.max_age, Duration::from_secs(12 * 3600));
     assert_eq!(config.detect.session_timeout_ms, 45 * 60_000);
     assert_eq!(config.sign_in.refresh_ttl, Duration::from_secs(3600));
-    assert_eq!((config.http.rate_general, config.sign_in.rate_auth), (10, 3));
-    assert_eq!(config.http.rate_window, Duration::from_secs(30));
+    assert_eq!((config.http.rates.general, config.http.rates.auth, config.sign_in.rate_auth), (10, 3, 3));
+    assert_eq!(config.http.rates.window, Duration::from_secs(30));
     assert_eq!(config.store.alerts_retention, Duration::from_secs(30 * 86_400));
     assert_eq!(config.log.level, "warn");
     assert!(!config.http.security_headers);
@@ -264,7 +264,7 @@ fn the_guides_files_are_read() {
         assert_eq!(config.sign_in.refresh_ttl, Duration::from_secs(7 * 86_400));
     }
     let config = load(&own_keys(a)).unwrap();
-    assert_eq!((config.http.rate_general, config.http.cors_origins.len()), (10, 1));
+    assert_eq!((config.http.rates.general, config.http.cors_origins.len()), (10, 1));
     assert!(matches!(&config.store.target, Target::Redis(url) if url == "redis://:your-redis-password@localhost:6379/0"));
 }
 

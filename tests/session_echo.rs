@@ -83,8 +83,7 @@ async fn echo(frame_bytes_max: usize) -> Echo {
         header_timeout: PATIENCE,
         body_bytes_max: 0,
         sockets_max: 100,
-        rate_general: 0,
-        rate_window: PATIENCE,
+        rates: http::Rates { window: Duration::from_secs(60), general: 0, auth: 0, connections: 0, endpoints: vec![] },
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");

@@ -10,7 +10,7 @@ use std::{
 
 use auditcast::{
     event::EntryId,
-    store::{Commit, IntakeItem, LogEntry, NewEntry, Options, Snapshot, Store, StoreError, StreamFault, Target},
+    store::{Commit, IntakeItem, LogEntry, NewEntry, Options, Rate, Snapshot, Store, StoreError, StreamFault, Target},
 };
 use redis::{Connection, Value, cmd};
 use suite::{
@@ -334,14 +334,14 @@ async fn urls_that_cannot_be_used_are_refused_without_quoting_them() {
 /// What the README's minimal ACL allows, beside the keys.
 const COMMANDS: &str = "+select +info +time +eval +evalsha +xread +xrange +xrevrange +xadd +xtrim +xlen +xinfo \
     +hget +hset +hsetnx +hmget +hgetall +hexists +hdel +hlen +hincrby +zadd +zrem +zcard +zscore +zrange +zrangebyscore \
-    +zrevrangebyscore +zremrangebyrank +zremrangebyscore +zpopmin +set +get +mget +del +unlink +exists +type +smembers +scan \
+    +zrevrangebyscore +zremrangebyrank +zremrangebyscore +zpopmin +set +get +mget +del +unlink +exists +type +smembers +scan +incrby +pttl +pexpire \
     +subscribe +psubscribe";
 
 #[tokio::test]
 async fn a_small_acl_is_enough() {
     let server = RedisServer::start(&[]);
     let mut client = server.client();
-    let keys = "~{auditcast}:* ~security:metrics:* ~jwt:blacklist:* ~permissions:* ~audit:*";
+    let keys = "~{auditcast}:* ~security:metrics:* ~jwt:blacklist:* ~permissions:* ~rate_limit:* ~audit:*";
     send(&mut client, &format!("ACL SETUSER app on >secret resetchannels &* {keys} {COMMANDS}"));
     let store = opened(&format!("redis://app:secret@127.0.0.1:{}/1", server.port())).await;
     store.prepare().await.unwrap();
@@ -378,6 +378,8 @@ async fn a_small_acl_is_enough() {
     store.blacklist("t", PATIENCE).await.unwrap();
     assert!(store.blacklisted("t").await.unwrap());
     store.permissions("7").await.unwrap();
+    let rate = Rate { limit: "auth".into(), client: "user:7".into(), by: 1 };
+    assert!(store.rate_count(&[rate], PATIENCE).await.unwrap()[0].is_some());
     store.scan_keys("audit:event:*", 0).await.unwrap();
     store.key_values(&["audit:event:1:1".to_owned()]).await.unwrap();
     let mut few = at(&format!("redis://app:secret@127.0.0.1:{}/1", server.port()));

@@ -188,9 +188,9 @@ fn exposure(report: &mut Report, config: &Config) {
         }
         origins => report.ok("origins", format!("pages of {} may connect", origins.join(", "))),
     }
-    let (http, sign_in) = (&config.http, &config.sign_in);
-    let window = humantime::format_duration(http.rate_window);
-    let text = format!("{} API requests and {} sign-ins per client in {window}", http.rate_general, sign_in.rate_auth);
+    let http = &config.http;
+    let window = humantime::format_duration(http.rates.window);
+    let text = format!("{} API requests and {} sign-ins per client in {window}", http.rates.general, http.rates.auth);
     match super::tight_rate(config) {
         Some(text) => report.warn("rate limits", text, "allow 60 a minute or more"),
         None => report.ok("rate limits", text),

@@ -166,7 +166,7 @@ const PAGE_REQUESTS_A_MINUTE: f64 = 30.0;
 
 /// What is wrong with a `RATE_LIMIT_GENERAL` that leaves no room beside the page.
 fn tight_rate(config: &Config) -> Option<String> {
-    let (rate, window) = (config.http.rate_general, config.http.rate_window);
+    let (rate, window) = (config.http.rates.general, config.http.rates.window);
     let a_minute = f64::from(rate) * 60.0 / window.as_secs_f64();
     (a_minute < 2.0 * PAGE_REQUESTS_A_MINUTE).then(|| {
         let window = humantime::format_duration(window);

@@ -95,9 +95,7 @@ pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<F
     let memory_bytes_max = limits.size("memory", 64 << 20, 1 << 40);
     let frame_bytes_max = to_usize(limits.size("frame_bytes", 1 << 10, 1 << 20));
     let body_bytes_max = to_usize(limits.size("body_bytes", 1 << 10, 64 << 20));
-    let rate_general = to_u32(limits.integer("rate_general", 1, 1_000_000));
-    let rate_auth = to_u32(limits.integer("rate_auth", 1, 1_000_000));
-    let rate_window = limits.duration("rate_window", SECOND, DAY);
+    let rates = rates(&limits);
     limits.done();
 
     let mut allowed = cors_origins.clone();
@@ -166,8 +164,7 @@ pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<F
             header_timeout,
             body_bytes_max,
             sockets_max,
-            rate_general,
-            rate_window,
+            rates: rates.clone(),
         },
         monitor,
         sources,
@@ -176,11 +173,30 @@ pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<F
         sample_encryption_key,
         shutdown_grace,
         memory_bytes_max,
-        sign_in: SignIn { rate_auth, session_ttl: session_timeout, refresh_ttl },
+        sign_in: SignIn { rate_auth: rates.auth, session_ttl: session_timeout, refresh_ttl },
         log,
         settings: reading.settings.into_inner(),
         tree: tree.clone(),
     })
+}
+
+fn rates(limits: &Ask<'_>) -> http::Rates {
+    let one = |ask: &Ask<'_>, name: &str| to_u32(ask.integer(name, 1, 1_000_000));
+    let (general, auth, connections) = (one(limits, "rate_general"), one(limits, "rate_auth"), one(limits, "rate_connections"));
+    let window = limits.duration("rate_window", SECOND, DAY);
+    let section = limits.section("rate_endpoints");
+    let known = http::endpoints();
+    let mut endpoints = Vec::new();
+    for name in section.names() {
+        let per_window = one(&section, &name);
+        if known.contains(&name.as_str()) {
+            endpoints.push((name, per_window));
+        } else {
+            section.fault(&name, format!("expected an endpoint of the API, one of {}", known.join(", ")));
+        }
+    }
+    section.done();
+    http::Rates { window, general, auth, connections, endpoints }
 }
 
 fn to_usize(n: u64) -> usize {

@@ -1,16 +1,16 @@
 //! What every request passes: who asks, how often, from which page.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
-    extract::{Request, State as FromState},
+    extract::{MatchedPath, Request, State as FromState},
     http::{HeaderMap, HeaderValue, Method, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 
 use super::{
-    State,
+    API, State, limit,
     problem::{Code, Problem},
     serve::Peer,
     unread,
@@ -123,11 +123,11 @@ async fn answer(state: &State, request: Request, next: Next) -> Response {
             .into_response();
     }
     let now_ms = unix_ms();
-    if let Err(seconds) = state.limit.take(&client(state, &request, now_ms), now_ms) {
+    let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let endpoint = path.strip_prefix(API).unwrap_or(path);
+    if let Err(seconds) = state.limits.request(endpoint, &client(state, &request, now_ms), now_ms) {
         rejected("rate_limited");
-        let mut problem = Problem::new(Code::RateLimited, format!("too many requests; there is room again in {seconds} s"));
-        problem.retry_after = Some(seconds);
-        return problem.into_response();
+        return Problem::rate_limited("too many requests", seconds).into_response();
     }
     // The feed answers at once and for ever; its own room sees to its clocks.
     match tokio::time::timeout(ANSWER_TIMEOUT, next.run(request)).await {
@@ -144,18 +144,7 @@ fn client(state: &State, request: &Request, now_ms: u64) -> String {
         return format!("user:{}", principal.user_id);
     }
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
-    peer.map_or_else(|| "address:unknown".to_owned(), |peer| format!("address:{}", network(peer)))
-}
-
-/// An IPv6 client has a whole /64 to itself, so that is what counts.
-fn network(peer: SocketAddr) -> String {
-    match peer.ip().to_canonical() {
-        std::net::IpAddr::V4(ip) => ip.to_string(),
-        std::net::IpAddr::V6(ip) => {
-            let [a, b, c, d, ..] = ip.segments();
-            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
-        }
-    }
+    peer.map_or_else(|| "address:unknown".to_owned(), |peer| limit::client(peer.ip()))
 }
 
 /// Everything but scripts, styles, images and connections of our own is off.
@@ -206,12 +195,5 @@ mod tests {
         }
         assert_eq!(token(&[(header::COOKIE, "auditcast=a.b.c; __Host-auditcast=")]), None);
         assert_eq!(token(&[]), None);
-    }
-
-    #[test]
-    fn an_address_counts_by_network() {
-        assert_eq!(network("192.0.2.7:1".parse().unwrap()), "192.0.2.7");
-        assert_eq!(network("[::ffff:192.0.2.7]:1".parse().unwrap()), "192.0.2.7");
-        assert_eq!(network("[2001:db8:1:2:3::4]:1".parse().unwrap()), network("[2001:db8:1:2:ffff::]:9".parse().unwrap()));
     }
 }

@@ -40,6 +40,7 @@ mod serve;
 mod unread;
 mod values;
 
+pub use limit::{Limits, Rates};
 pub use problem::{Code, Problem};
 pub use serve::{Peer, serve};
 
@@ -57,9 +58,7 @@ pub struct Options {
     pub body_bytes_max: usize,
     /// Sockets accepted at once on a listener.
     pub sockets_max: usize,
-    /// `RATE_LIMIT_GENERAL` requests per `RATE_LIMIT_WINDOW` and client.
-    pub rate_general: u32,
-    pub rate_window: Duration,
+    pub rates: Rates,
 }
 
 /// What the handlers have in hand.
@@ -72,7 +71,7 @@ pub struct State {
     metrics: Arc<Metrics>,
     /// For `POST /events`; an event is looked at for microseconds, so waiting for it costs less than one for each.
     classifier: Mutex<Classifier>,
-    limit: limit::Limit,
+    limits: limit::Limits,
 }
 
 impl State {
@@ -87,13 +86,21 @@ impl State {
         metrics: Arc<Metrics>,
         classifier: Classifier,
     ) -> Arc<State> {
-        let limit = limit::Limit::new(options.rate_general, options.rate_window);
-        Arc::new(State { options, ctx, store, hub, auth, metrics, classifier: Mutex::new(classifier), limit })
+        let limits = limit::Limits::new(&options.rates);
+        Arc::new(State { options, ctx, store, hub, auth, metrics, classifier: Mutex::new(classifier), limits })
+    }
+
+    /// Counts for all nodes what clients do on this one, for ever.
+    pub async fn tell_limits(&self) {
+        self.limits.tell(&self.store).await;
     }
 }
 
 /// A path, its only method as OpenAPI writes it, and who answers.
 type Route = (&'static str, &'static str, MethodRouter<Arc<State>>);
+
+/// What paths of the API begin with.
+const API: &str = "/api/v1/";
 
 /// The feed as Server-Sent Events.
 const STREAM: &str = "/api/v1/stream";
@@ -110,6 +117,13 @@ fn api() -> Vec<Route> {
         ("/api/v1/connections", "get", get(connections::list)),
         ("/api/v1/connections/disconnect", "post", post(connections::disconnect)),
     ]
+}
+
+/// The endpoints of the API, as limits name them: their paths without `/api/v1/`.
+pub fn endpoints() -> Vec<&'static str> {
+    let mut endpoints: Vec<_> = api().iter().filter_map(|(path, ..)| path.strip_prefix(API)).collect();
+    endpoints.dedup();
+    endpoints
 }
 
 /// What is public beside the API.

@@ -150,6 +150,13 @@ impl Problem {
         Problem { code, detail: detail.into(), retry_after }
     }
 
+    /// 429: what there was too much of, and when there is room again.
+    pub(super) fn rate_limited(what: &str, seconds: u64) -> Problem {
+        let mut problem = Problem::new(Code::RateLimited, format!("{what}; there is room again in {seconds} s"));
+        problem.retry_after = Some(seconds);
+        problem
+    }
+
     pub fn bad_request(detail: impl Into<String>) -> Problem {
         Problem::new(Code::BadRequest, detail)
     }

@@ -193,6 +193,22 @@ pub struct Standing {
     pub permissions: Result<Vec<String>, StoreError>,
 }
 
+/// What is to be counted for a client: `rate_limit:{limit}:{client}`, A's name for it (`limit` may be `endpoint:{endpoint}`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rate {
+    pub limit: String,
+    pub client: String,
+    pub by: u32,
+}
+
+/// How often a client has done something in the window that all nodes share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// With what was counted just now.
+    pub used: u64,
+    pub ends_in_ms: u64,
+}
+
 /// Head and tail of the alert log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogBounds {
@@ -459,6 +475,12 @@ impl Store {
     /// `permissions:user:{user_id}`: SET, HASH with true values, or JSON array (contract §10). Sorted.
     pub async fn permissions(&self, user_id: &str) -> Result<Vec<String>, StoreError> {
         both!(self, s => s.permissions(user_id).await)
+    }
+
+    /// Counts for all nodes, in fixed windows that begin with a client's first count, each by itself and atomically; one question
+    /// for all. `None` where one cannot be counted (a key of another kind, no room). Redis: a key that expires; embedded: memory.
+    pub async fn rate_count(&self, counts: &[Rate], window: Duration) -> Result<Vec<Option<Used>>, StoreError> {
+        both!(self, s => s.rate_count(counts, window).await)
     }
 
     /// Where a bridge stands, as it wrote it down.

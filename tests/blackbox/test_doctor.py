@@ -10,10 +10,10 @@ from test_commands import run
 from wait import until
 
 #: What the README says is enough, with the streams under `audit:`.
-ACL = """reset on >acl-secret resetchannels &* ~{auditcast}:* ~security:metrics:* ~jwt:blacklist:* ~permissions:* ~audit:* +select +info +time +eval
+ACL = """reset on >acl-secret resetchannels &* ~{auditcast}:* ~security:metrics:* ~jwt:blacklist:* ~permissions:* ~rate_limit:* ~audit:* +select +info +time +eval
 +evalsha +xread +xrange +xrevrange +xadd +xtrim +xlen +xinfo +hget +hset +hsetnx +hmget +hgetall +hexists +hdel +hlen +hincrby +zadd +zrem +zcard
 +zscore +zrange +zrangebyscore +zrevrangebyscore +zremrangebyrank +zremrangebyscore +zpopmin +set +get +mget +del +unlink +exists +type +smembers
-+scan +subscribe +psubscribe""".split()
++scan +incrby +pttl +pexpire +subscribe +psubscribe""".split()
 
 
 def doctor(*arguments, **options):

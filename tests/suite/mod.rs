@@ -13,7 +13,7 @@ use std::{
 use auditcast::{
     event::EntryId,
     store::{
-        Commit, CommitRecord, Committed, DeadLetter, IntakeItem, LogEntry, NewEntry, Options, Reader, Snapshot, Store,
+        Commit, CommitRecord, Committed, DeadLetter, IntakeItem, LogEntry, NewEntry, Options, Rate, Reader, Snapshot, Store,
         StoreError, Taken, Target,
     },
 };
@@ -135,6 +135,7 @@ macro_rules! all_scenarios {
             dead_letters_are_stored_once_newest_first,
             dead_letters_are_bounded,
             the_blacklist_knows_what_was_put_there,
+            counts_are_shared_and_end,
             everything_is_there_after_reopening,
         );
     };
@@ -918,6 +919,28 @@ pub async fn the_blacklist_knows_what_was_put_there(engine: &Engine) {
         assert!(!store.standing("7", jti).await.unwrap().blacklisted, "{jti:?}");
     }
     until("the entry has expired", || async { !store.blacklisted("t2").await.unwrap() }).await;
+    store.close().await;
+}
+
+pub async fn counts_are_shared_and_end(engine: &Engine) {
+    let store = engine.open().await;
+    let other = store.clone();
+    let rate = |client: &str, by| Rate { limit: "auth".to_owned(), client: client.to_owned(), by };
+    let hour = Duration::from_secs(3600);
+    let counted = store.rate_count(&[rate("user:7", 1), rate("address:192.0.2.7", 3)], hour).await.unwrap();
+    assert_eq!(counted.iter().flatten().map(|used| used.used).collect::<Vec<_>>(), [1, 3]);
+    assert!(counted.iter().flatten().all(|used| (3_500_000..=3_600_000).contains(&used.ends_in_ms)), "{counted:?}");
+    let counts: Vec<_> = (0..50).map(|_| rate("user:7", 1)).collect();
+    let (a, b) = tokio::join!(store.rate_count(&counts, hour), other.rate_count(&counts, hour));
+    let mut seen: Vec<u64> = [a.unwrap(), b.unwrap()].concat().iter().flatten().map(|used| used.used).collect();
+    seen.sort_unstable();
+    assert_eq!(seen, (2..=101).collect::<Vec<_>>(), "each is counted once");
+    let endpoint = Rate { limit: "endpoint:events".to_owned(), client: "user:7".to_owned(), by: 2 };
+    assert_eq!(store.rate_count(&[endpoint], hour).await.unwrap()[0].unwrap().used, 2, "by itself");
+    let short = Duration::from_millis(30);
+    store.rate_count(&[rate("short", 5)], short).await.unwrap();
+    until("its window has ended", || async { store.rate_count(&[rate("short", 1)], short).await.unwrap()[0].unwrap().used == 1 })
+        .await;
     store.close().await;
 }
 

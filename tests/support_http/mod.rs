@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 use auditcast::{
     auth::{self, Auth, Claims, Secret},
     event::Classifier,
-    http::{self, State},
+    http::{self, Rates, State},
     hub::{self, Hub},
     metrics::Metrics,
     session,
@@ -24,6 +24,7 @@ pub struct ServerOptions {
     pub body_bytes_max: usize,
     pub sockets_max: usize,
     pub rate_general: u32,
+    pub rate_events: u32,
 }
 
 impl Default for ServerOptions {
@@ -36,6 +37,7 @@ impl Default for ServerOptions {
             body_bytes_max: 1024 * 1024,
             sockets_max: 100,
             rate_general: 600,
+            rate_events: 600,
         }
     }
 }
@@ -105,8 +107,13 @@ pub async fn start(options: ServerOptions) -> Server {
         header_timeout: options.header_timeout,
         body_bytes_max: options.body_bytes_max,
         sockets_max: options.sockets_max,
-        rate_general: options.rate_general,
-        rate_window: Duration::from_secs(60),
+        rates: Rates {
+            window: Duration::from_secs(60),
+            general: options.rate_general,
+            auth: 5,
+            connections: 300,
+            endpoints: vec![("events".to_owned(), options.rate_events)],
+        },
     };
     let classifier = Classifier::new(auditcast::event::Options::contract()).unwrap();
     let state =

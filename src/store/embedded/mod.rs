@@ -19,6 +19,7 @@ use crate::event::EntryId;
 mod clock;
 pub mod control;
 mod log;
+mod rates;
 mod snapshots;
 mod streams;
 mod tables;
@@ -37,6 +38,7 @@ pub struct EmbeddedStore {
 
 struct Inner {
     shared: Arc<Shared>,
+    rates: rates::Rates,
     /// Gone after the close: the writer ends when it has done what was asked before.
     queue: Mutex<Option<mpsc::Sender<Box<dyn Job>>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -118,7 +120,8 @@ impl EmbeddedStore {
             .name("store-writer".to_owned())
             .spawn(move || for_writer.run(jobs, lock))
             .map_err(|error| StoreError::Broken(format!("the store's thread cannot be started: {error}")))?;
-        let inner = Inner { shared, queue: Mutex::new(Some(queue)), writer: Mutex::new(Some(writer)) };
+        let inner =
+            Inner { shared, rates: rates::Rates::default(), queue: Mutex::new(Some(queue)), writer: Mutex::new(Some(writer)) };
         Ok(EmbeddedStore { inner: Arc::new(inner) })
     }
 
@@ -309,6 +312,11 @@ impl EmbeddedStore {
     pub async fn permissions_put(&self, user_id: &str, names: &[String]) -> Result<(), StoreError> {
         let (user_id, names) = (user_id.to_owned(), names.to_vec());
         self.write(move |group| timed::permissions_put(group, &user_id, &names)).await
+    }
+
+    pub async fn rate_count(&self, counts: &[Rate], window: Duration) -> Result<Vec<Option<Used>>, StoreError> {
+        self.inner.shared.open_still()?;
+        Ok(self.inner.rates.count(counts, window, self.inner.shared.clock.now_ms()))
     }
 
     pub async fn bookmark(&self, name: &str) -> Result<Option<String>, StoreError> {

@@ -13,11 +13,13 @@
 //! | `lease`, `snapshot` | what the names say |
 //! | `bridge` | the intake, A's keys, channels |
 //! | `shared` | keys of the application: metrics, blacklist, permissions |
+//! | `rate` | counts of what clients do, as the application counts |
 
 mod bridge;
 mod connect;
 mod lease;
 mod log;
+mod rate;
 mod reader;
 pub mod resp;
 mod scripts;

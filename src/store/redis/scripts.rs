@@ -32,6 +32,7 @@ scripts! {
     BOUNDS = "bounds";
     RESTORE = "restore";
     INTAKE = "intake";
+    RATE = "rate";
     SNAPSHOT_BEGIN = "snapshot_begin";
     SNAPSHOT_PART = "snapshot_part";
     SNAPSHOT_END = "snapshot_end";
