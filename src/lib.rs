@@ -14,6 +14,7 @@
 //! | room | subject |
 //! |---|---|
 //! | [`event`] | what happened: decode, mask, normal form, category, outcome, severity (pure) |
+//! | [`filter`] | which ones: a typed language over the fields of events and alerts (pure) |
 //! | [`detect`] | when it matters: arrival clock and slots, windows, metrics, thresholds, alert life (pure) |
 //! | [`wire`] | what clients see: frames, requests, close codes, positions, JSON of the API (pure) |
 //! | [`metrics`] | every Prometheus series, by name, in one place; what `/readyz` says |
@@ -52,7 +53,7 @@
 //!
 //! # What does not happen
 //!
-//! - Nothing in [`event`], [`detect`] and [`wire`] waits, locks, logs, or asks for the time.
+//! - Nothing in [`event`], [`filter`], [`detect`] and [`wire`] waits, locks, logs, or asks for the time.
 //! - Nobody but the monitor changes the detector; nobody but a commit makes an alert.
 //! - No frame is sent that is not stored (live events, which say so, excepted).
 //! - No client is waited for, by anyone but its own task: the sweep passes by who has no room. No queue has no end.
@@ -86,6 +87,7 @@ pub mod cli;
 pub mod config;
 pub mod detect;
 pub mod event;
+pub mod filter;
 pub mod http;
 pub mod hub;
 pub mod metrics;

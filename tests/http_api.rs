@@ -69,6 +69,19 @@ async fn the_log_comes_in_pages() {
     assert_eq!(ids(&older), [fired("a1")]);
     assert!(older.get("next").is_none());
 
+    // `status = firing`, a page of one, and what comes next.
+    let one = server.get("/api/v1/alerts?limit=1&filter=status+%3D+firing", &admin).await.json(200);
+    assert_eq!(ids(&one), [fired("a1")]);
+    let next = one["next"].as_str().unwrap();
+    let rest = server.get(&format!("/api/v1/alerts?filter=status+%3D+firing&after={next}"), &admin).await.json(200);
+    assert_eq!(ids(&rest), [fired("b2")]);
+    assert!(rest.get("next").is_none());
+    let newest = server.get("/api/v1/alerts?order=desc&limit=1&filter=status+%3D+firing", &admin).await.json(200);
+    assert_eq!(ids(&newest), [fired("b2")]);
+    let none = server.get("/api/v1/alerts?status=firing&filter=status+%3D+resolved", &admin).await.json(200);
+    assert_eq!(none["alerts"], json!([]));
+    server.get("/api/v1/alerts?filter=status+%3E+firing", &admin).await.problem(400, "bad_request");
+
     for after in ["9-00c0ffee", "2-00c0ffee", "1699999999999-0"] {
         server.get(&format!("/api/v1/alerts?after={after}"), &admin).await.problem(410, "expired");
     }

@@ -397,6 +397,17 @@ async fn filters_hide_and_a_new_subscription_goes_on_from_here() {
     say(&mut client, json!({"type": "subscribe", "after": "earliest"})).await;
     assert_eq!(next(&mut client).await["replaying"], 8);
     assert_eq!(numbers(&mut client, 8).await, (1..=8).collect::<Vec<_>>());
+    // The same by expression; who asks for the same in other words shares what is made of it.
+    for filter in [r#"severity = high and message glob "number 1?""#, r#"(severity=high) and message glob 'number 1?'"#] {
+        say(&mut client, json!({"type": "subscribe", "after": "earliest", "filter": filter})).await;
+        assert_eq!(next(&mut client).await["type"], "subscribed");
+        if filter.starts_with('s') {
+            node.raise(9..=13).await;
+        }
+        assert_eq!(numbers(&mut client, 2).await, [10, 12]);
+    }
+    let (status, body) = node.refused("/ws?filter=severity+%3E%3D+urgent", &[]).await;
+    assert!(status == 400 && body.contains("at character 13: expected low, medium"), "{status} {body}");
 }
 
 #[tokio::test]
@@ -516,6 +527,7 @@ async fn requests_are_answered_and_rubbish_counts() {
     for (frame, code) in [
         (json!({"type": "nope"}), "unknown_type"),
         (json!({"type": "subscribe", "kinds": ["x"]}), "bad_filter"),
+        (json!({"type": "subscribe", "filter": "user = alice"}), "bad_filter"),
         (json!({"type": "subscribe", "after": "a b"}), "bad_request"),
         (json!({"type": "auth", "token": "x"}), "bad_request"),
     ] {
@@ -654,6 +666,20 @@ async fn live_events_metrics_and_sources_go_to_who_asked() {
     }
     assert_eq!((events + missed, alerts), (50, 1));
     assert!((10..20).contains(&events), "{events}");
+    let mut client = node.client("/ws?events=low&filter=details.n+%3E%3D+7").await;
+    while next(&mut client).await["type"] != "subscribed" {}
+    for n in 5..9 {
+        let event = json!({"type": "security_event", "severity": "low", "details": {"n": n}});
+        hub.push_event(Severity::Low, &event_type, event.to_string());
+    }
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        let frame = next(&mut client).await;
+        if frame["type"] == "security_event" {
+            seen.push(frame["details"]["n"].clone());
+        }
+    }
+    assert_eq!(seen, [7, 8]);
     drop(client);
     wait_for("the interest to go", || hub.wants_events().is_none()).await;
 }

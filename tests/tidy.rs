@@ -14,6 +14,7 @@ use std::{
 /// A row imports from rows above it (smaller numbers), `src/lib.rs` has the map.
 const ROWS: &[&[&str]] = &[
     &["event"],
+    &["filter"],
     &["detect"],
     &["wire"],
     &["metrics", "store", "auth"],
@@ -34,7 +35,7 @@ const SAME_ROW: &[(&str, &str)] = &[
 ];
 
 /// No runtime, no clock, no lock, no log, no I/O.
-const PURE: &[&str] = &["event", "detect", "wire"];
+const PURE: &[&str] = &["event", "filter", "detect", "wire"];
 const IMPURE: &[&str] = &[
     "tokio",
     "Instant",

@@ -176,7 +176,7 @@ pub fn filter() -> (AlertView, Subscription) {
 }
 
 pub fn wants(subscription: &Subscription, view: &AlertView) -> bool {
-    subscription.wants(view)
+    subscription.wants(view, || None)
 }
 
 /// An entry of the alert log on its way into the hub's ring.

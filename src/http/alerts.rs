@@ -15,12 +15,16 @@ use super::{
     problem::{Code, Problem},
 };
 use crate::{
+    filter::{self, Filter, Scope},
     store::{LogBounds, LogEntry},
     wire::{After, Pos, with_pos},
 };
 
 const LIMIT: usize = 100;
 const LIMIT_MAX: usize = 1000;
+
+/// Entries that one call with a filter looks at.
+const LOOKED_AT_MAX: usize = 10_000;
 
 /// Longest alert id looked up, bytes.
 const ALERT_ID_BYTES_MAX: usize = 64;
@@ -33,8 +37,13 @@ enum Order {
 
 pub(super) async fn list(FromState(state): FromState<Arc<State>>, request: Request) -> Result<Response, Problem> {
     guard::admit(&state, &super::parts(&request), Need::See).await?;
-    let params = Params::read(request.uri(), &["after", "limit", "order", "status"])?;
+    let params = Params::read(request.uri(), &["after", "filter", "limit", "order", "status"])?;
     let limit = params.count("limit", LIMIT, LIMIT_MAX)?;
+    let filter = params
+        .get("filter")
+        .map(|text| Filter::parse(text, Scope::Feed))
+        .transpose()
+        .map_err(|fault| Problem::bad_request(format!("`filter` {fault}")))?;
     match params.get("status") {
         None => {}
         Some("firing") => {
@@ -46,7 +55,7 @@ pub(super) async fn list(FromState(state): FromState<Arc<State>>, request: Reque
                 }
             }
             let limit = params.get("limit").map(|_| limit);
-            return firing(&state, limit).await;
+            return firing(&state, limit, filter.as_ref()).await;
         }
         Some(other) => return Err(Problem::bad_request(format!("`status` is firing, not `{}`", short(other)))),
     }
@@ -57,24 +66,41 @@ pub(super) async fn list(FromState(state): FromState<Arc<State>>, request: Reque
     };
     let after =
         params.get("after").map(str::parse::<After>).transpose().map_err(|error| Problem::bad_request(error.to_string()))?;
-    page(&state, after, limit, order).await
+    page(&state, after, limit, order, filter.as_ref()).await
+}
+
+/// What is no alert, such as an acknowledgement, passes every filter, as on the feed.
+fn passes(filter: Option<&Filter>, entry: &LogEntry) -> bool {
+    filter.is_none_or(|filter| {
+        let members = filter::members(&entry.body);
+        members.is_some_and(|members| !members.contains_key("severity") || filter.matches(&members))
+    })
 }
 
 /// Whoever may see sees every alert that is firing, however many: a cut list would look like peace.
-async fn firing(state: &State, limit: Option<usize>) -> Result<Response, Problem> {
+async fn firing(state: &State, limit: Option<usize>, filter: Option<&Filter>) -> Result<Response, Problem> {
     let bounds = state.store.log_bounds().await?;
     let mut entries = state.store.firing().await?;
+    entries.retain(|entry| passes(filter, entry));
     if let Some(limit) = limit {
         entries.truncate(limit);
     }
     Ok(answer(state, &entries, None, &bounds))
 }
 
-async fn page(state: &State, after: Option<After>, limit: usize, order: Order) -> Result<Response, Problem> {
+fn expired() -> Problem {
+    Problem::new(Code::PositionExpired, "what follows this position is not kept any more; begin without `after`")
+}
+
+async fn page(
+    state: &State,
+    after: Option<After>,
+    limit: usize,
+    order: Order,
+    filter: Option<&Filter>,
+) -> Result<Response, Problem> {
     let bounds = state.store.log_bounds().await?;
-    let expired =
-        || Problem::new(Code::PositionExpired, "what follows this position is not kept any more; begin without `after`");
-    let from = match after {
+    let mut from = match after {
         None | Some(After::Earliest) => None,
         Some(after) => {
             let located = state.hub.locate(&state.store, &after).await?;
@@ -84,8 +110,42 @@ async fn page(state: &State, after: Option<After>, limit: usize, order: Order) -
             Some(located.pos.seq)
         }
     };
+    let mut kept = Vec::new();
+    let (mut looked_at, mut last) = (0, None);
+    let more = loop {
+        let wanted = if filter.is_some() { LIMIT_MAX } else { limit };
+        let (entries, beyond) = read(state, from, wanted, order, &bounds).await?;
+        let mut left = entries.len();
+        for entry in entries {
+            left -= 1;
+            looked_at += 1;
+            from = Some(entry.seq);
+            last = Some(pos_of(&entry));
+            if passes(filter, &entry) {
+                kept.push(entry);
+                if kept.len() == limit {
+                    break;
+                }
+            }
+        }
+        let more = beyond || left > 0;
+        if !more || kept.len() == limit || looked_at >= LOOKED_AT_MAX {
+            break more;
+        }
+    };
+    Ok(answer(state, &kept, last.filter(|_| more), &bounds))
+}
+
+/// At most so many entries behind (or before) a place of the log, and whether there are more.
+async fn read(
+    state: &State,
+    from: Option<u64>,
+    limit: usize,
+    order: Order,
+    bounds: &LogBounds,
+) -> Result<(Vec<LogEntry>, bool), Problem> {
     let oldest = bounds.first.max(1);
-    let (entries, more) = match order {
+    Ok(match order {
         Order::Ascending => {
             // One more than asked for says whether there is a next page.
             let mut entries = state.store.log_read(from.unwrap_or(oldest - 1), limit + 1).await?;
@@ -108,9 +168,7 @@ async fn page(state: &State, after: Option<After>, limit: usize, order: Order) -
             entries.reverse();
             (entries, start >= oldest)
         }
-    };
-    let next = entries.last().filter(|_| more).map(pos_of);
-    Ok(answer(state, &entries, next, &bounds))
+    })
 }
 
 pub(super) async fn one(

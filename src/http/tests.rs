@@ -177,7 +177,7 @@ fn asyncapi_has_every_frame_of_a_client() {
         (
             "subscribe",
             json!({"type": "subscribe", "id": 1, "min_severity": "low", "types": ["*"], "kinds": ["event"], "after": "earliest",
-                   "active": true, "events": "low", "metrics": true}),
+                   "active": true, "events": "low", "metrics": true, "filter": "severity = low"}),
         ),
         ("ping", json!({"type": "ping", "id": 1})),
     ]);

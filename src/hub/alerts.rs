@@ -5,10 +5,13 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use serde_json::{Map, Value};
+
 use super::{Frame, Hub, RING_BYTES_MAX};
 use crate::{
+    filter,
     store::LogEntry,
-    wire::{self, AlertView, Pos},
+    wire::{self, AlertView, Pos, Subscription},
 };
 
 /// Resets a cursor can have slept through; one that slept longer starts again at the oldest entry.
@@ -21,6 +24,7 @@ pub struct AlertFrame {
     /// With `pos`, as it goes out to who is there.
     pub frame: Frame,
     replayed: OnceLock<Frame>,
+    members: OnceLock<Option<Map<String, Value>>>,
 }
 
 impl AlertFrame {
@@ -29,13 +33,19 @@ impl AlertFrame {
         let view = AlertView::parse(&entry.body)?;
         let pos = Pos { seq: entry.seq, check: entry.check };
         let frame = wire::with_pos(&entry.body, &pos.to_string(), false).into();
-        Some(AlertFrame { pos, view, frame, replayed: OnceLock::new() })
+        Some(AlertFrame { pos, view, frame, replayed: OnceLock::new(), members: OnceLock::new() })
     }
 
     /// The entry as the store had it: the frame without its position, which `with_pos` put last.
     pub(super) fn as_stored(&self) -> Option<LogEntry> {
         let open = self.frame.as_str().strip_suffix(&format!(",\"pos\":\"{}\"}}", self.pos))?;
         Some(LogEntry { seq: self.pos.seq, check: self.pos.check.clone(), body: format!("{open}}}") })
+    }
+
+    /// Whether a client gets it. The frame is taken apart for the first one with an expression, for all of them.
+    pub fn is_wanted(&self, subscription: &Subscription) -> bool {
+        let members = || self.members.get_or_init(|| filter::members(self.frame.as_str())).as_ref();
+        subscription.wants(&self.view, members)
     }
 
     /// The same with `replayed`: made when the first client needs it.

@@ -2,11 +2,13 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, OnceLock, atomic::Ordering},
 };
 
+use serde_json::{Map, Value};
+
 use super::{Frame, Hub, RING_BYTES_MAX, unpoisoned};
-use crate::event::Severity;
+use crate::{event::Severity, filter, wire::Subscription};
 
 /// One live event.
 #[derive(Clone)]
@@ -15,6 +17,15 @@ pub struct EventFrame {
     /// Normal form, for `types`.
     pub event_type: Arc<str>,
     pub frame: Frame,
+    members: OnceLock<Option<Map<String, Value>>>,
+}
+
+impl EventFrame {
+    /// Whether a client gets it. The frame is taken apart for the first one with an expression, for all of them.
+    pub fn is_wanted(&self, subscription: &Subscription) -> bool {
+        let members = || self.members.get_or_init(|| filter::members(self.frame.as_str())).as_ref();
+        subscription.wants_event(self.severity, &self.event_type, members)
+    }
 }
 
 pub(super) struct Ring {
@@ -82,7 +93,8 @@ impl Drop for Interest {
 impl Hub {
     /// A live event's frame for who asked for its severity. `event_type` is the normal form.
     pub fn push_event(&self, severity: Severity, event_type: &Arc<str>, frame: String) {
-        unpoisoned(self.events.write()).push(EventFrame { severity, event_type: event_type.clone(), frame: frame.into() });
+        let (event_type, frame) = (event_type.clone(), frame.into());
+        unpoisoned(self.events.write()).push(EventFrame { severity, event_type, frame, members: OnceLock::new() });
         self.wake_events.send_modify(|n| *n = n.wrapping_add(1));
     }
 

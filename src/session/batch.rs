@@ -93,7 +93,7 @@ impl Stretch {
         let mut arrivals = Arrivals::default();
         let (mut bytes, mut told) = (0, None);
         let read = hub.read(&mut cursor, usize::MAX, |alert, _| {
-            if filter.wants(&alert.view) {
+            if alert.is_wanted(filter) {
                 told = Some(alert.pos.seq);
                 bytes += alert.frame.wire_len();
                 if let Some(received) = alert.view.received_at_ms {

@@ -397,7 +397,7 @@ impl Feed {
         let mut bytes = 0;
         let mut sent = false;
         while let Some(entry) = entries.pop_front() {
-            let Some(alert) = AlertFrame::new(entry).filter(|alert| self.subscription.wants(&alert.view)) else { continue };
+            let Some(alert) = AlertFrame::new(entry).filter(|alert| alert.is_wanted(&self.subscription)) else { continue };
             let frame = alert.replayed().clone();
             bytes += frame.wire_len();
             sent = true;
@@ -433,7 +433,7 @@ impl Feed {
         while let Some(entry) = self.busy.as_mut().and_then(|busy| busy.page.pop_front()) {
             self.cursor.pos = Pos { seq: entry.seq, check: entry.check.clone() };
             if let Some(frame) = AlertFrame::new(entry)
-                && self.subscription.wants(&frame.view)
+                && frame.is_wanted(&self.subscription)
             {
                 let replayed = frame.pos.seq <= self.cursor.replay_to;
                 self.told = frame.pos.seq;
@@ -452,7 +452,7 @@ impl Feed {
             let (subscription, told) = (&self.subscription, &mut self.told);
             let mut sent = 0;
             let read = self.ctx.hub.read(&mut self.cursor, 64, |frame, replayed| {
-                if subscription.wants(&frame.view) {
+                if frame.is_wanted(subscription) {
                     *told = frame.pos.seq;
                     sent += send(frame, replayed, out);
                 }
@@ -499,7 +499,7 @@ impl Feed {
         let over_rate = &mut events.over_rate;
         let mut bytes = 0;
         let read = self.ctx.hub.read_events(&mut events.cursor, EVENTS_BATCH, |event| {
-            if !subscription.wants_event(event.severity, &event.event_type) {
+            if !event.is_wanted(subscription) {
                 return true;
             }
             if bucket.take(now) {

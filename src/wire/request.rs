@@ -135,7 +135,8 @@ mod tests {
             r#"{"type":"subscribe","types":[1]}"#,
             r#"{"type":"subscribe","kinds":["x"]}"#,
             r#"{"type":"subscribe","events":true}"#,
-            r#"{"type":"subscribe","filter":"severity >= high"}"#,
+            r#"{"type":"subscribe","filter":"severity >= urgent"}"#,
+            r#"{"type":"subscribe","filter":["severity = high"]}"#,
         ] {
             assert_eq!(code(text), (ErrorCode::BadFilter, false), "{text}");
         }

@@ -3,7 +3,11 @@
 use serde_json::{Map, Value};
 
 use super::{After, AlertView, ErrorCode, request::short};
-use crate::{detect::Kind, event::Severity};
+use crate::{
+    detect::Kind,
+    event::Severity,
+    filter::{Filter, Scope, glob_matches},
+};
 
 /// Globs a client may name, and bytes of one.
 const TYPES_MAX: usize = 64;
@@ -18,6 +22,8 @@ pub struct Subscription {
     pub types: Vec<String>,
     /// Kinds of alerts; none: all.
     pub kinds: Vec<Kind>,
+    /// What must hold beside, of alerts and of events.
+    pub filter: Option<Filter>,
     /// Where to go on from.
     pub after: Option<After>,
     /// First the last frame of each alert that is firing. Means nothing beside `after`.
@@ -29,18 +35,28 @@ pub struct Subscription {
 
 impl Subscription {
     /// Whether a frame of the alert log is wanted. Acknowledgements and what newer versions add always are.
-    pub fn wants(&self, view: &AlertView) -> bool {
+    /// `members` are those of the frame, asked for only where they are needed.
+    pub fn wants<'a>(&self, view: &AlertView, members: impl FnOnce() -> Option<&'a Map<String, Value>>) -> bool {
         let severe = match (self.min_severity, view.severity) {
             (Some(min), Some(severity)) => severity >= min,
             _ => true,
         };
         let kind = view.kind.is_none_or(|kind| self.kinds.is_empty() || self.kinds.contains(&kind));
-        severe && kind && (view.severity.is_none() || self.wants_type(&view.event_type))
+        severe && kind && (view.severity.is_none() || (self.wants_type(&view.event_type) && self.passes(members)))
     }
 
     /// Whether a live event is wanted.
-    pub fn wants_event(&self, severity: Severity, event_type: &str) -> bool {
-        self.events.is_some_and(|min| severity >= min) && self.wants_type(event_type)
+    pub fn wants_event<'a>(
+        &self,
+        severity: Severity,
+        event_type: &str,
+        members: impl FnOnce() -> Option<&'a Map<String, Value>>,
+    ) -> bool {
+        self.events.is_some_and(|min| severity >= min) && self.wants_type(event_type) && self.passes(members)
+    }
+
+    fn passes<'a>(&self, members: impl FnOnce() -> Option<&'a Map<String, Value>>) -> bool {
+        self.filter.as_ref().is_none_or(|filter| members().is_some_and(|members| filter.matches(members)))
     }
 
     fn wants_type(&self, event_type: &str) -> bool {
@@ -73,6 +89,7 @@ impl Subscription {
                         subscription.push_kind(item)?;
                     }
                 }
+                "filter" => subscription.filter = Some(filter(&value)?),
                 "after" => subscription.after = Some(value.parse().map_err(|e| format!("`after`: {e}"))?),
                 "active" => subscription.active = flag(&name, &value)?,
                 "metrics" => subscription.metrics = flag(&name, &value)?,
@@ -85,21 +102,21 @@ impl Subscription {
 
     /// From the members of a `subscribe` frame, `type` and `id` taken out. `null` is absent.
     pub(super) fn from_members(members: Map<String, Value>) -> Result<Subscription, (ErrorCode, String)> {
-        let filter = |message: String| (ErrorCode::BadFilter, message);
+        let bad_filter = |message: String| (ErrorCode::BadFilter, message);
         let request = |message: String| (ErrorCode::BadRequest, message);
         let mut subscription = Subscription::default();
         for (name, value) in members {
             match (name.as_str(), value) {
                 (_, Value::Null) => {}
                 ("min_severity", Value::String(text)) => {
-                    subscription.min_severity = Some(severity(&name, &text).map_err(filter)?);
+                    subscription.min_severity = Some(severity(&name, &text).map_err(bad_filter)?);
                 }
-                ("events", Value::String(text)) => subscription.events = Some(severity(&name, &text).map_err(filter)?),
+                ("events", Value::String(text)) => subscription.events = Some(severity(&name, &text).map_err(bad_filter)?),
                 ("types" | "kinds", Value::Array(items)) => {
                     for item in items {
-                        let Value::String(item) = item else { return Err(filter(format!("`{name}` is a list of texts"))) };
+                        let Value::String(item) = item else { return Err(bad_filter(format!("`{name}` is a list of texts"))) };
                         if name == "types" { subscription.push_type(&item) } else { subscription.push_kind(&item) }
-                            .map_err(filter)?;
+                            .map_err(bad_filter)?;
                     }
                 }
                 ("after", Value::String(text)) => {
@@ -107,9 +124,10 @@ impl Subscription {
                 }
                 ("active", Value::Bool(on)) => subscription.active = on,
                 ("metrics", Value::Bool(on)) => subscription.metrics = on,
-                ("filter", _) => return Err(filter("`filter` is not understood by this version".to_owned())),
-                ("min_severity" | "events", _) => return Err(filter(format!("`{name}` is low, medium, high or critical"))),
-                ("types" | "kinds", _) => return Err(filter(format!("`{name}` is a list of texts"))),
+                ("filter", Value::String(text)) => subscription.filter = Some(filter(&text).map_err(bad_filter)?),
+                ("filter", _) => return Err(bad_filter("`filter` is a text".to_owned())),
+                ("min_severity" | "events", _) => return Err(bad_filter(format!("`{name}` is low, medium, high or critical"))),
+                ("types" | "kinds", _) => return Err(bad_filter(format!("`{name}` is a list of texts"))),
                 ("after", _) => return Err(request("`after` is a text".to_owned())),
                 ("active" | "metrics", _) => return Err(request(format!("`{name}` is true or false"))),
                 (other, _) => return Err(request(format!("unknown member `{}`", short(other)))),
@@ -159,6 +177,10 @@ fn severity(name: &str, text: &str) -> Result<Severity, String> {
         .ok_or_else(|| format!("`{name}` is low, medium, high or critical, not `{}`", short(text)))
 }
 
+fn filter(text: &str) -> Result<Filter, String> {
+    Filter::parse(text, Scope::Feed).map_err(|fault| format!("`filter` {fault}"))
+}
+
 fn flag(name: &str, text: &str) -> Result<bool, String> {
     match text {
         "" | "true" | "1" => Ok(true),
@@ -185,34 +207,6 @@ fn percent_decode(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// `*` is any text, also none; `?` is one character. Linear but for `*`, which goes back at most once per character.
-fn glob_matches(glob: &str, text: &str) -> bool {
-    let (mut glob_rest, mut text_rest) = (glob, text);
-    let mut star: Option<(&str, &str)> = None;
-    loop {
-        let mut ahead = glob_rest.chars();
-        match (ahead.next(), text_rest.chars().next()) {
-            (Some('*'), _) => {
-                glob_rest = ahead.as_str();
-                star = Some((glob_rest, text_rest));
-                continue;
-            }
-            (Some(wanted), Some(found)) if wanted == '?' || wanted == found => {
-                glob_rest = ahead.as_str();
-                text_rest = text_rest.get(found.len_utf8()..).unwrap_or_default();
-                continue;
-            }
-            (None, None) => return true,
-            _ => {}
-        }
-        let Some((after_star, from)) = star else { return false };
-        let Some(skipped) = from.chars().next() else { return false };
-        text_rest = from.get(skipped.len_utf8()..).unwrap_or_default();
-        star = Some((after_star, text_rest));
-        glob_rest = after_star;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,6 +222,7 @@ mod tests {
                 min_severity: Some(Severity::High),
                 types: vec!["auth.*".into(), "x*y".into(), "z".into()],
                 kinds: vec![Kind::Event, Kind::Rule],
+                filter: None,
                 after: Some(After::Earliest),
                 active: true,
                 events: Some(Severity::Low),
@@ -251,6 +246,9 @@ mod tests {
             "after=1&after=2",
             "types=%ff",
             "types=%4",
+            "filter=",
+            "filter=severity",
+            "filter=severity%3Dhigh&filter=severity%3Dlow",
         ] {
             assert!(Subscription::from_query(bad).is_err(), "{bad}");
         }
@@ -258,20 +256,9 @@ mod tests {
     }
 
     #[test]
-    fn globs() {
-        for (glob, text) in
-            [("*", ""), ("*", "a"), ("a*c", "abbc"), ("a?c", "aäc"), ("a*b*c", "a1b2b3c"), ("?", "ä"), ("auth.*", "auth.failed")]
-        {
-            assert!(glob_matches(glob, text), "{glob} {text}");
-        }
-        for (glob, text) in [("", "a"), ("?", ""), ("a*c", "ab"), ("a", "A"), ("a*b", "aac"), ("auth.?", "auth.")] {
-            assert!(!glob_matches(glob, text), "{glob} {text}");
-        }
-        assert!(!glob_matches(&"*a".repeat(60), &"b".repeat(10_000)));
-    }
-
-    #[test]
     fn filters_hold_severity_kind_and_type() {
+        let members = serde_json::json!({"severity": "medium", "value": 101});
+        let members = members.as_object().cloned().unwrap_or_default();
         let view = AlertView {
             frame_type: "security_alert".into(),
             alert_id: "a".into(),
@@ -289,12 +276,19 @@ mod tests {
             ("kinds=event,threshold", true),
             ("types=*rate_limit*", true),
             ("types=auth.*", false),
+            ("filter=severity%3Dmedium+and+value>100", true),
+            ("filter=value>101", false),
+            ("kinds=event&filter=value>100", false),
         ] {
-            assert_eq!(Subscription::from_query(query).map(|s| s.wants(&view)), Ok(wanted), "{query}");
+            let wants = Subscription::from_query(query).map(|s| s.wants(&view, || Some(&members)));
+            assert_eq!(wants, Ok(wanted), "{query}");
         }
+        // What is not asked for is not made.
+        assert_eq!(Subscription::from_query("kinds=threshold").map(|s| s.wants(&view, || panic!("asked"))), Ok(true));
         let acknowledged = AlertView { severity: None, kind: None, event_type: String::new(), ..view };
         assert_eq!(
-            Subscription::from_query("types=auth.*&min_severity=critical&kinds=rule").map(|s| s.wants(&acknowledged)),
+            Subscription::from_query("types=auth.*&min_severity=critical&kinds=rule&filter=value>1")
+                .map(|s| s.wants(&acknowledged, || None)),
             Ok(true)
         );
     }
