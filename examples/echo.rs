@@ -101,14 +101,8 @@ async fn context(dir: &std::path::Path, frame_bytes_max: usize) -> Result<Arc<Co
         intake_max: 1,
     })
     .await?;
-    let auth = auth::Options {
-        secret: Secret(b"nobody signs in at an echo server".to_vec()),
-        max_age: Duration::from_secs(3600),
-        leeway: Duration::ZERO,
-        audience: None,
-        issuer: None,
-        roles: auth::Options::default_roles(),
-    };
+    let auth =
+        auth::Options { leeway: Duration::ZERO, ..auth::Options::new(Secret(b"nobody signs in at an echo server".to_vec())) };
     let options = session::Options {
         events_rate: 1,
         ping_interval: Duration::from_secs(25),

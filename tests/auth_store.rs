@@ -35,14 +35,7 @@ async fn open_target(target: Target) -> Store {
 }
 
 fn options() -> Options {
-    Options {
-        secret: Secret(b"a secret of more than thirty-two bytes, for tests".to_vec()),
-        max_age: Duration::from_secs(86_400),
-        leeway: Duration::ZERO,
-        audience: None,
-        issuer: None,
-        roles: Options::default_roles(),
-    }
+    Options { leeway: Duration::ZERO, ..Options::new(Secret(b"a secret of more than thirty-two bytes, for tests".to_vec())) }
 }
 
 fn claims(role: &str, jti: &str) -> Claims {

@@ -122,11 +122,10 @@ fn wrong_usage_ends_with_2() {
 fn a_token_that_cannot_be_read_is_told_why() {
     let dir = tempfile::tempdir().unwrap();
     // {"alg":"none","typ":"JWT"} . {"sub":"7"}
+    let none = run(dir.path(), &["token", "inspect", "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.eyJzdWIiOiI3In0."]);
+    exits(&none, 1);
+    assert!(out(&none).contains("\"reason\": \"the token's algorithm is none, which is not taken here\""), "{}", out(&none));
     for (token, wanted) in [
-        (
-            "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.eyJzdWIiOiI3In0.",
-            "the token's algorithm is none, none of HS256, HS384 and HS512\n",
-        ),
         ("garbage", "the token does not have three parts\n"),
         ("?.?.?", "the token's header is not base64url of JSON\n"),
         ("eyJhbGciOiJIUzI1NiJ9.?.x", "the token's claims are not base64url of JSON\n"),

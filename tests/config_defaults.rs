@@ -327,6 +327,49 @@ fn secrets_may_stand_in_files() {
 }
 
 #[test]
+fn secrets_of_before_and_further_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        fs::write(dir.path().join(name), text).unwrap();
+        dir.path().join(name).to_str().unwrap().to_owned()
+    };
+    assert!(with(&[], None).auth_with(auditcast::auth::Secret(vec![7; 32])).previous_secrets.is_empty());
+    let (one, two) = ("1123456789abcdef0123456789abcdef", "2123456789abcdef0123456789abcdef");
+    let lines = file("previous", &format!("{one}\n\n {two} \n"));
+    let list = format!("[\"{one}\", '{two}']");
+    for (name, value) in [("AUDITCAST__AUTH__PREVIOUS_SECRETS_FILE", &lines), ("AUDITCAST__AUTH__PREVIOUS_SECRETS", &list)] {
+        let config = with(&[(name, value), ("JWT_SECRET_KEY", SECRET)], None);
+        let previous: Vec<_> = config.auth().unwrap().previous_secrets.into_iter().map(|secret| secret.0).collect();
+        assert_eq!(previous, [one.as_bytes(), two.as_bytes()], "{name}");
+        assert_eq!(origin(&config, "auth.previous_secrets"), format!("[\"***\", \"***\"] environment {name}"));
+        assert!(!format!("{config:?}").contains("123456789abcdef"));
+    }
+
+    // Ed25519, RFC 8037 A.2.
+    let jwk = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","kid":"ed"}]}"#;
+    let pem =
+        "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----\n";
+    let (pem_file, jwks_file) = (file("pem", pem), file("jwks", jwk));
+    let text =
+        format!("[auth.keys.file]\npem_file = \"{pem_file}\"\nkid = \"f\"\n[auth.keys.set]\njwks_file = \"{jwks_file}\"\n");
+    let config = with(&[("AUDITCAST__AUTH__KEYS__HERE__PEM", pem), ("JWT_SECRET_KEY", SECRET)], Some(&text));
+    let keys = config.auth().unwrap().keys;
+    let shown: Vec<String> = keys.iter().map(|key| format!("{} {}", key.from(), key.kid().unwrap_or("-"))).collect();
+    assert_eq!(shown, ["auth.keys.file f", "auth.keys.set ed", "auth.keys.here -"]);
+    assert!(origin(&config, "auth.keys.set.jwks_file").starts_with(&format!("\"{jwks_file}\" ")));
+    // What stands in a file counts, not only its name.
+    let again = || with(&[("AUDITCAST__AUTH__KEYS__HERE__PEM", pem), ("JWT_SECRET_KEY", SECRET)], Some(&text));
+    assert_eq!(Config::diff(&config, &again()).live, [""; 0]);
+    file("jwks", &jwk.replace("\"ed\"", "\"ed2\""));
+    let new = again();
+    assert_eq!(Config::diff(&config, &new).live, ["auth.keys.set.jwks_file"]);
+    assert_eq!(config.with_live(&new).unwrap().auth().unwrap().keys[1].kid(), Some("ed2"));
+    let without = with(&[("JWT_SECRET_KEY", one), ("AUDITCAST__AUTH__PREVIOUS_SECRETS", &format!("['{SECRET}']"))], None);
+    let applied = config.with_live(&without).unwrap().auth().unwrap();
+    assert_eq!((applied.keys.len(), applied.previous_secrets.len(), applied.secret.0.as_slice()), (0, 1, one.as_bytes()));
+}
+
+#[test]
 fn the_default_file_given_as_a_file_changes_nothing() {
     let named = Config::load(Sources {
         path: Some(PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml"))),
@@ -354,6 +397,7 @@ fn a_reload_tells_what_is_live_from_what_needs_a_restart() {
     assert_eq!(
         diff.live,
         [
+            "auth.secret",
             "log.level",
             "metrics.payments.events",
             "monitor.alert_events_at",
@@ -361,7 +405,7 @@ fn a_reload_tells_what_is_live_from_what_needs_a_restart() {
             "threshold.high_failed_login_rate.above"
         ]
     );
-    assert_eq!(diff.restart, ["auth.secret", "metrics.orders.events", "metrics.payments.window", "monitor.interval"]);
+    assert_eq!(diff.restart, ["metrics.orders.events", "metrics.payments.window", "monitor.interval"]);
     let applied = old.with_live(&new).unwrap();
     assert_eq!(Config::diff(&old, &applied).restart, [""; 0]);
     assert_eq!(Config::diff(&old, &applied).live, diff.live);

@@ -46,14 +46,7 @@ async fn echo(frame_bytes_max: usize) -> Echo {
     })
     .await
     .expect("the store opens");
-    let auth = auth::Options {
-        secret: Secret(vec![b'x'; 32]),
-        max_age: PATIENCE,
-        leeway: Duration::ZERO,
-        audience: None,
-        issuer: None,
-        roles: auth::Options::default_roles(),
-    };
+    let auth = auth::Options { leeway: Duration::ZERO, ..auth::Options::new(Secret(vec![b'x'; 32])) };
     let options = session::Options {
         events_rate: 1,
         ping_interval: PATIENCE,

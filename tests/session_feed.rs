@@ -79,14 +79,7 @@ async fn node(options: session::Options, ring: usize) -> Node {
         tokio::spawn(async move { hub.follow(store, stop).await });
     }
     let auth = Auth::new(
-        auth::Options {
-            secret: Secret(b"0123456789abcdef0123456789abcdef".to_vec()),
-            max_age: Duration::from_secs(86_400),
-            leeway: Duration::ZERO,
-            audience: None,
-            issuer: None,
-            roles: auth::Options::default_roles(),
-        },
+        auth::Options { leeway: Duration::ZERO, ..auth::Options::new(Secret(b"0123456789abcdef0123456789abcdef".to_vec())) },
         store.clone(),
     );
     let metrics = metrics::Metrics::new(&[], &[], "0", "0", "0");

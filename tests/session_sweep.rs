@@ -60,14 +60,7 @@ async fn node(write_timeout: Duration) -> Node {
     .expect("the store opens");
     store.prepare().await.expect("the store is ready");
     let auth = Auth::new(
-        auth::Options {
-            secret: Secret(b"0123456789abcdef0123456789abcdef".to_vec()),
-            max_age: Duration::from_secs(86_400),
-            leeway: Duration::ZERO,
-            audience: None,
-            issuer: None,
-            roles: auth::Options::default_roles(),
-        },
+        auth::Options { leeway: Duration::ZERO, ..auth::Options::new(Secret(b"0123456789abcdef0123456789abcdef".to_vec())) },
         store.clone(),
     );
     let options = session::Options {

@@ -2,10 +2,9 @@
 
 use std::{fmt, time::Duration};
 
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Map, Value};
 
-use super::Options;
+use super::{Options, jws};
 
 /// Whom a token is for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,8 +77,7 @@ pub fn issue(options: &Options, claims: &Claims) -> Result<String, IssueError> {
     if let Some(issuer) = &options.issuer {
         put("iss", issuer.clone().into());
     }
-    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &body, &EncodingKey::from_secret(&options.secret.0))
-        .map_err(|_| IssueError::Signing)
+    jws::sign(&options.secret, &body).ok_or(IssueError::Signing)
 }
 
 fn random_id() -> Result<String, IssueError> {

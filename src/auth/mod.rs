@@ -10,15 +10,20 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
+
 use crate::store::{Store, StoreError};
 
 pub mod issue;
+mod jws;
+mod key;
 mod principal;
 mod refusal;
 mod revoked;
 pub mod token;
 
 pub use issue::{Claims, IssueError};
+pub use key::{Algorithm, Jwks, Key, KeyFault};
 pub use principal::Principal;
 pub use refusal::{Refusal, RefusalKind};
 
@@ -35,8 +40,12 @@ impl fmt::Debug for Secret {
 /// `[auth]` and A's and B's variables.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// `JWT_SECRET_KEY`, at least 32 bytes.
+    /// `JWT_SECRET_KEY`, at least 32 bytes: signs, and checks HS256/384/512.
     pub secret: Secret,
+    /// Secrets that were in force before, or will be: they check and never sign.
+    pub previous_secrets: Vec<Secret>,
+    /// Further keys, which check only.
+    pub keys: Vec<Key>,
     /// `JWT_EXPIRATION_HOURS`: tokens older than this, by `iat`, are refused.
     pub max_age: Duration,
     /// At connect only; at most 60 s.
@@ -72,14 +81,33 @@ pub fn is_sample(secret: &[u8]) -> bool {
 }
 
 impl Options {
+    /// One secret, A's roles, the defaults of everything else.
+    pub fn new(secret: Secret) -> Options {
+        Options {
+            secret,
+            previous_secrets: Vec::new(),
+            keys: Vec::new(),
+            max_age: Duration::from_secs(24 * 3600),
+            leeway: Duration::from_secs(10),
+            audience: None,
+            issuer: None,
+            roles: Options::default_roles(),
+        }
+    }
+
     /// Refuses a key that protects nothing: under [`SECRET_BYTES_MIN`] bytes, or a sample text of A or B (contract §10). The
     /// answer says what is wrong and never what the key is.
     pub fn check(secret: &Secret) -> Result<(), String> {
+        Options::check_named(secret, "JWT_SECRET_KEY")
+    }
+
+    /// The same of another secret, by the name that the answer is to call it.
+    pub fn check_named(secret: &Secret, name: &str) -> Result<(), String> {
         if is_sample(&secret.0) {
-            return Err("JWT_SECRET_KEY is the sample text of the guide, which everybody knows; make one of your own".to_owned());
+            return Err(format!("{name} is the sample text of the guide, which everybody knows; make one of your own"));
         }
         if secret.0.len() < SECRET_BYTES_MIN {
-            return Err(format!("JWT_SECRET_KEY has {} bytes, at least {SECRET_BYTES_MIN} are needed", secret.0.len()));
+            return Err(format!("{name} has {} bytes, at least {SECRET_BYTES_MIN} are needed", secret.0.len()));
         }
         Ok(())
     }
@@ -114,7 +142,7 @@ pub struct Auth {
 }
 
 struct Inner {
-    options: Options,
+    options: ArcSwap<Options>,
     store: Store,
     /// A revocation once seen holds until the token's `exp`, whatever becomes of its key (contract §6.7).
     revoked: Mutex<revoked::Revoked>,
@@ -122,11 +150,18 @@ struct Inner {
 
 impl Auth {
     pub fn new(options: Options, store: Store) -> Auth {
-        Auth { inner: Arc::new(Inner { options, store, revoked: Mutex::default() }) }
+        Auth { inner: Arc::new(Inner { options: ArcSwap::from_pointee(options), store, revoked: Mutex::default() }) }
     }
 
-    pub fn options(&self) -> &Options {
-        &self.inner.options
+    /// What is in force.
+    pub fn options(&self) -> Arc<Options> {
+        self.inner.options.load_full()
+    }
+
+    /// From now on tokens are judged by these options. Who is in stays in until its token ends: a change of keys closes nobody's
+    /// connection, and a key that is gone lets nobody in and renews nobody.
+    pub fn replace_options(&self, options: Options) {
+        self.inner.options.store(Arc::new(options));
     }
 
     /// Who may see the feed: [`Auth::verify`], and `admin.access` or `audit.view`.
@@ -142,7 +177,7 @@ impl Auth {
     /// Whose token this is, and with which permissions: signature, claims, revocation, the store's permissions. `now_ms` is Unix
     /// ms. A refusal of kind [`RefusalKind::Unavailable`] means that the store could not be asked.
     pub async fn verify(&self, token: &str, now_ms: u64) -> Result<Principal, Refusal> {
-        let mut principal = token::verify(&self.inner.options, token, now_ms)?;
+        let mut principal = token::verify(&self.inner.options.load(), token, now_ms)?;
         if let Some(jti) = &principal.jti
             && self.revoked(|seen| seen.contains(jti))
         {
@@ -177,7 +212,7 @@ impl Auth {
 
     /// Signs a token of auditcast's own.
     pub fn issue(&self, claims: &Claims) -> Result<String, IssueError> {
-        issue::issue(&self.inner.options, claims)
+        issue::issue(&self.inner.options.load(), claims)
     }
 }
 
@@ -212,14 +247,10 @@ mod tests {
     #[test]
     fn a_secret_shows_nowhere() {
         let options = Options {
-            secret: secret("0123456789abcdef0123456789abcdef"),
-            max_age: Duration::from_secs(1),
-            leeway: Duration::ZERO,
-            audience: None,
-            issuer: None,
-            roles: Options::default_roles(),
+            previous_secrets: vec![secret("fedcba9876543210fedcba9876543210")],
+            ..Options::new(secret("0123456789abcdef0123456789abcdef"))
         };
-        assert!(!format!("{options:?}").contains("012345"));
+        assert!(!format!("{options:?}").contains("012345") && !format!("{options:?}").contains("3210"));
         assert!(!Options::check(&secret("short-but-mine")).unwrap_err().contains("mine"));
     }
 }

@@ -1,12 +1,13 @@
 //! A token by itself: its signature and its claims, at a given time. No store, no clock.
 //!
-//! `jsonwebtoken` checks shape, algorithm and signature. The claims are read here: its own checks take the system's clock, round
-//! times, skip what has the wrong type, and know neither `iat` nor `jti` nor integer user ids.
+//! Signatures are aws-lc's; the shape is read here ([`jws`](super::jws)), as are the claims: integer user ids count, what has the
+//! wrong type refuses, and time is a parameter.
 
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
-use super::{LEEWAY_MAX, Options, Principal, Refusal};
+use super::{LEEWAY_MAX, Options, Principal, Refusal, jws};
 
 /// Longest token looked at, bytes; longer ones are refused unread.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -18,86 +19,29 @@ const NAME_BYTES_MAX: usize = 256;
 /// token would never end.
 const TIME_MAX_S: f64 = 253_402_300_799.0;
 
-/// Checks a token at `now_ms` (Unix ms): shape, HS256/384/512, signature, `exp`, `nbf`, `iat`, `aud`, `iss`, `type`, and reads
-/// whom it speaks for. The permissions are the token's and its roles'.
+/// Checks a token at `now_ms` (Unix ms): shape, algorithm, signature, `exp`, `nbf`, `iat`, `aud`, `iss`, `type`, and reads whom it
+/// speaks for. The permissions are the token's and its roles'.
 pub fn verify(options: &Options, token: &str, now_ms: u64) -> Result<Principal, Refusal> {
-    let claims = signed_claims(&options.secret.0, token)?;
-    principal(options, &claims, now_ms)
+    let jws = jws::Jws::read(token)?;
+    jws.verified_by(options)?;
+    principal(options, &jws.claims()?, now_ms)
+}
+
+/// Which of the keys signed a token, as people know it (`auth.secret`, `auth.keys.idp`).
+pub fn signed_by<'k>(options: &'k Options, token: &str) -> Result<Cow<'k, str>, Refusal> {
+    jws::Jws::read(token)?.verified_by(options)
+}
+
+/// Whether a token names a key (`kid`) that none here has, so that looking again for keys may help.
+pub fn names_unknown_key(options: &Options, token: &str) -> bool {
+    jws::Jws::read(token).is_ok_and(|jws| jws.names_unknown_key(options))
 }
 
 /// What a token says, unchecked: for `token inspect` only.
 pub fn inspect(token: &str) -> Result<(Value, Value), Refusal> {
-    shape(token)?;
-    jsonwebtoken::decode_header(token).map_err(|error| unreadable_header(&error))?;
-    let data = jsonwebtoken::dangerous::insecure_decode::<Value>(token)
-        .map_err(|_| Refusal::invalid("the token's claims are not base64url of JSON"))?;
-    let header = serde_json::to_value(data.header).map_err(|_| Refusal::invalid("the token's header cannot be read"))?;
-    Ok((header, data.claims))
-}
-
-/// The crate's own texts may quote the token: all that is taken from them is the name of an algorithm.
-fn unreadable_header(error: &jsonwebtoken::errors::Error) -> Refusal {
-    let ErrorKind::Json(why) = error.kind() else {
-        return Refusal::invalid("the token's header is not base64url of JSON");
-    };
-    let why = why.to_string();
-    let named = why.strip_prefix("unknown variant `").and_then(|rest| rest.split_once('`')).map(|(name, _)| name);
-    match named.filter(|name| name.len() <= 16 && name.bytes().all(|b| b.is_ascii_alphanumeric())) {
-        Some(name) => Refusal::invalid(format!("the token's algorithm is {name}, none of HS256, HS384 and HS512")),
-        None => Refusal::invalid("the token's header is not the JSON of a token's, with an algorithm of HS256, HS384 or HS512"),
-    }
-}
-
-fn shape(token: &str) -> Result<(), Refusal> {
-    if token.is_empty() {
-        return Err(Refusal::missing());
-    }
-    if token.len() > TOKEN_BYTES_MAX {
-        return Err(Refusal::invalid(format!("the token has {} bytes, at most {TOKEN_BYTES_MAX} are read", token.len())));
-    }
-    if token.bytes().filter(|b| *b == b'.').count() != 2 {
-        return Err(Refusal::invalid("the token does not have three parts"));
-    }
-    Ok(())
-}
-
-fn signed_claims(secret: &[u8], token: &str) -> Result<Map<String, Value>, Refusal> {
-    shape(token)?;
-    let mut validation = Validation::new(Algorithm::HS256);
-    validation.algorithms = vec![Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
-    validation.set_required_spec_claims::<&str>(&[]);
-    validation.validate_exp = false;
-    validation.validate_aud = false;
-    let key = DecodingKey::from_secret(secret);
-    let data = match jsonwebtoken::decode::<Map<String, Value>>(token, &key, &validation) {
-        Ok(data) => data,
-        Err(error) => return Err(unverified(token, &error)),
-    };
-    understood(&data.header)?;
-    Ok(data.claims)
-}
-
-/// RFC 7515 §4.1.11: what must be understood and is not makes a token invalid; `b64` (RFC 7797) is one of those.
-fn understood(header: &jsonwebtoken::Header) -> Result<(), Refusal> {
-    if header.crit.is_some() {
-        return Err(Refusal::invalid("the token's header has critical extensions"));
-    }
-    Ok(())
-}
-
-/// What is wrong with a token, its header first. The crate's own texts may quote the token, so they stay inside.
-fn unverified(token: &str, error: &jsonwebtoken::errors::Error) -> Refusal {
-    let header = jsonwebtoken::decode_header(token)
-        .map_err(|_| Refusal::invalid("the token's header cannot be read, or its algorithm is none of HS256, HS384 and HS512"));
-    if let Err(refusal) = header.and_then(|header| understood(&header)) {
-        return refusal;
-    }
-    match error.kind() {
-        ErrorKind::InvalidSignature => Refusal::invalid("the token's signature is not ours"),
-        ErrorKind::InvalidAlgorithm => Refusal::invalid("the token's algorithm is none of HS256, HS384 and HS512"),
-        ErrorKind::Json(_) => Refusal::invalid("the token's claims cannot be read"),
-        _ => Refusal::invalid("the token cannot be read"),
-    }
+    let jws = jws::Jws::read(token)?;
+    let claims = jws.any_claims().ok_or_else(|| Refusal::invalid("the token's claims are not base64url of JSON"))?;
+    Ok((Value::Object(jws.header), claims))
 }
 
 /// A member that is there and not null.

@@ -96,10 +96,12 @@ fn reload_on_signal(
         while hangup.recv().await.is_some() {
             let read = global.load().and_then(|new| {
                 let diff = Config::diff(&config, &new);
-                config.with_live(&new).map(|live| (diff, live)).map_err(Failure::from)
+                let live = config.with_live(&new).map_err(Failure::from)?;
+                let auth = live.auth().ok_or_else(|| Failure::usage("auth.secret is not set any more"))?;
+                Ok((diff, live, auth))
             });
             match read {
-                Ok((diff, live)) => {
+                Ok((diff, live, auth)) => {
                     if !diff.restart.is_empty() {
                         tracing::warn!("these keys take effect at the next start: {}", diff.restart.join(", "));
                     }
@@ -113,6 +115,7 @@ fn reload_on_signal(
                     tracing::info!("the configuration was read again; changed: {what}");
                     level.set(&live.log.level);
                     handle.metrics.set_config(&server::rules(&live), &live.config_hash());
+                    handle.auth.replace_options(auth);
                     handle.settings.send_replace(Arc::new(server::settings(&live)));
                     handle.metrics.config_reload_ok.set(1.0);
                     config = live;

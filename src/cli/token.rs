@@ -137,7 +137,11 @@ async fn inspect(config: &Config, args: &Inspect) -> Result<(), Failure> {
         told["expires_at"] = humantime::format_rfc3339_millis(at).to_string().into();
     }
     let mut refused = None;
-    match config.auth() {
+    let options = config.auth();
+    if let Some(key) = options.as_ref().and_then(|options| auth::token::signed_by(options, &token).ok()) {
+        told["key"] = key.into();
+    }
+    match options {
         None => refused = Some("no signing key is set, so the signature was not checked".to_owned()),
         Some(options) => match auth::token::verify(&options, &token, unix_ms()) {
             Err(refusal) => refused = Some(refusal.to_string()),

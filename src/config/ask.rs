@@ -1,7 +1,7 @@
 //! Asking a tree for values: each question says what it expects, notes what it was told and from where, and goes on after a
 //! fault with a stand-in, so that one run finds everything that is wrong.
 
-use std::{cell::RefCell, time::Duration};
+use std::{cell::RefCell, path::Path, time::Duration};
 
 use super::{
     fault::{Fault, Origin, nearest},
@@ -192,6 +192,51 @@ impl<'r> Ask<'r> {
             }
             _ => {
                 self.fault(name, "expected a text");
+                None
+            }
+        }
+    }
+
+    /// A list of key material, with where each stands: never shown, not even when it is wrong.
+    pub fn secrets(&self, name: &str) -> Vec<(Vec<u8>, Origin)> {
+        let expected = "expected a list of texts";
+        let Some(node) = self.node(name) else { return Vec::new() };
+        let parsed = match &node.value {
+            Value::Raw(text) => parse_value(text, &node.origin),
+            value => Some(value.clone()),
+        };
+        let Some(Value::List(items)) = parsed else {
+            self.fault(name, expected);
+            return Vec::new();
+        };
+        let mut secrets = Vec::with_capacity(items.len());
+        for item in items {
+            match item.value {
+                Value::Text(text) => secrets.push((text.into_bytes(), item.origin)),
+                _ => self.fault_at(item.origin, &self.key(name), expected),
+            }
+        }
+        let shown = vec!["\"***\""; secrets.len()].join(", ");
+        let digests: Vec<String> = secrets.iter().map(|(secret, _)| super::digest(secret)).collect();
+        self.note(name, format!("[{shown}]"), Some(digests.join(" ")));
+        secrets
+    }
+
+    /// The path of a file, and what stands in it: a change of either is a change of the key. `None` where the key is not there or
+    /// the file cannot be read.
+    pub fn file(&self, name: &str, bytes_max: u64) -> Option<String> {
+        let node = self.node(name)?;
+        let (Value::Text(path) | Value::Raw(path)) = &node.value else {
+            self.expected(name, "the path of a file", &node.value);
+            return None;
+        };
+        match super::layers::read_text(Path::new(path), bytes_max) {
+            Ok(text) => {
+                self.note(name, full(path), Some(format!("{} {}", full(path), super::digest(text.as_bytes()))));
+                Some(text)
+            }
+            Err(error) => {
+                self.fault(name, format!("the file {} cannot be read: {error}", quoted(path)));
                 None
             }
         }

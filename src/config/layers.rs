@@ -75,6 +75,9 @@ const ALIASES: [(&str, &[&str], Convert); 15] = [
 /// The keys whose value may also stand in a file, as `AUDITCAST__SECTION__KEY_FILE`.
 const SECRET_KEYS: [[&str; 2]; 4] = [["store", "url"], ["store", "password"], ["auth", "secret"], ["encryption", "key"]];
 
+/// As [`SECRET_KEYS`], but each of the file's lines is one.
+const SECRET_LISTS: [[&str; 2]; 1] = [["auth", "previous_secrets"]];
+
 /// Reads all layers. On faults the tree is as far as it could be read, so that the rest can be looked at too.
 pub(super) fn tree(sources: &Sources, faults: &mut Vec<Fault>) -> Table {
     let mut tree = match parse_file(DEFAULTS, None) {
@@ -117,7 +120,7 @@ fn read_config(path: &Path, faults: &mut Vec<Fault>) -> Option<Table> {
     parse_file(&text, Some(&shown)).map_err(|wrong| faults.extend(wrong)).ok()
 }
 
-fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
+pub(super) fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
     // Not by its length: a device has none, and no end either.
     let mut text = String::new();
     let length = fs::File::open(path)?.take(bytes_max + 1).read_to_string(&mut text)?;
@@ -233,7 +236,7 @@ fn own_variables(variables: &Variables, tree: &mut Table, faults: &mut Vec<Fault
         }
         if let [section, key] = path[..]
             && let Some(stem) = key.strip_suffix("_file")
-            && SECRET_KEYS.contains(&[section, stem])
+            && (SECRET_KEYS.contains(&[section, stem]) || SECRET_LISTS.contains(&[section, stem]))
         {
             let direct = name[..name.len() - "_FILE".len()].to_owned();
             if variables.contains_key(&direct) {
@@ -243,7 +246,13 @@ fn own_variables(variables: &Variables, tree: &mut Table, faults: &mut Vec<Fault
                     text: format!("{direct} is set as well, one of them must go"),
                 });
             } else if let Some(text) = secret_file(value, origin, faults) {
-                lay(tree, &[section, stem], &text, origin.clone(), faults);
+                if SECRET_LISTS.contains(&[section, stem]) {
+                    let items = text.lines().map(str::trim).filter(|line| !line.is_empty());
+                    let items = items.map(|item| Node { value: Value::Text(item.to_owned()), origin: origin.clone() }).collect();
+                    tree.set_path(&[section, stem], Node { value: Value::List(items), origin: origin.clone() });
+                } else {
+                    lay(tree, &[section, stem], &text, origin.clone(), faults);
+                }
             }
             continue;
         }

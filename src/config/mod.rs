@@ -8,6 +8,7 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 use crate::{auth, detect, event, http, hub, monitor, session, source, store};
 
 mod ask;
+mod auth_section;
 mod detection;
 mod fault;
 mod layers;
@@ -233,11 +234,22 @@ impl Config {
                 }
             }
         }
+        for key in LIVE_AUTH {
+            if let Some(tree::Value::Table(auth)) = tree.get_mut("auth").map(|node| &mut node.value) {
+                auth.remove(key);
+            }
+            if let Some(node) = new.tree.path(&["auth", key]) {
+                tree.set_path(&["auth", key], node.clone());
+            }
+        }
         let mut config = rooms::read(&tree, Vec::new()).map_err(ConfigError::new)?;
         config.path.clone_from(&new.path);
         Ok(config)
     }
 }
+
+/// What of `[auth]` is applied without a restart: what tokens are judged by.
+const LIVE_AUTH: [&str; 8] = ["secret", "previous_secrets", "keys", "issuer", "audience", "leeway", "max_age", "roles"];
 
 /// Whether a change of this key is applied without a restart. A list of `[metrics]` only where the metric is in both: a new one
 /// is a new window, which must be filled from the start.
@@ -247,6 +259,9 @@ fn is_live(old: &Config, new: &Config, key: &str) -> bool {
     }
     if key == "monitor.alert_events_at" || key == "log.level" {
         return true;
+    }
+    if let Some(rest) = key.strip_prefix("auth.") {
+        return LIVE_AUTH.contains(&rest.split('.').next().unwrap_or(rest));
     }
     let Some((name, list)) = key.strip_prefix("metrics.").and_then(|rest| rest.rsplit_once('.')) else { return false };
     let has = |config: &Config| config.tree.path(&["metrics", name]).is_some();

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use super::{
     Config, Log, SignIn,
     ask::{Ask, Reading, quoted},
-    detection,
+    auth_section, detection,
     fault::Fault,
     source_list,
     tree::Table,
@@ -15,13 +15,12 @@ use crate::{auth, event::Severity, http, hub, monitor, session, store};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
 const NAMES_MAX: usize = 256;
 const ORIGINS_MAX: usize = 256;
-const ROLES_MAX: usize = 256;
 
 pub(super) fn severity(text: &str) -> Option<Severity> {
     Severity::ALL.into_iter().find(|s| s.as_str() == text)
@@ -81,7 +80,7 @@ pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<F
     alerts.done();
 
     let auth_section = root.section("auth");
-    let (auth, secret) = auth_options(&auth_section);
+    let (auth, secret) = auth_section::options(&auth_section);
     let session_timeout = auth_section.duration("session_timeout", MINUTE, DAY * 30);
     let refresh_ttl = auth_section.duration("refresh_ttl", MINUTE, DAY * 3650);
     auth_section.done();
@@ -227,7 +226,7 @@ fn address(ask: &Ask<'_>, name: &str) -> SocketAddr {
 }
 
 /// A text where `""` is none.
-fn optional<T>(ask: &Ask<'_>, name: &str, expected: &str, read: impl Fn(&str) -> Option<T>) -> Option<T> {
+pub(super) fn optional<T>(ask: &Ask<'_>, name: &str, expected: &str, read: impl Fn(&str) -> Option<T>) -> Option<T> {
     ask.parsed(name, expected, |text| if text.is_empty() { Some(None) } else { read(text).map(Some) }).flatten()
 }
 
@@ -266,41 +265,4 @@ pub(super) fn member_names(ask: &Ask<'_>, name: &str) -> Vec<String> {
         }
     }
     if names.len() > NAMES_MAX { ask_too_many(ask, name, NAMES_MAX, names) } else { names }
-}
-
-/// The key is kept apart: only `serve` and `token issue` cannot do without one.
-fn auth_options(ask: &Ask<'_>) -> (auth::Options, Option<auth::Secret>) {
-    let secret = ask.secret("secret").map(auth::Secret);
-    if let Some(Err(text)) = secret.as_ref().map(auth::Options::check) {
-        ask.fault("secret", text);
-    }
-    let some_text = |text: &str| (text.len() <= 512 && !text.chars().any(char::is_control)).then(|| text.to_owned());
-    let mut auth = auth::Options {
-        secret: auth::Secret(Vec::new()),
-        issuer: optional(ask, "issuer", "a text of at most 512 bytes", some_text),
-        audience: optional(ask, "audience", "a text of at most 512 bytes", some_text),
-        leeway: ask.duration("leeway", Duration::ZERO, auth::LEEWAY_MAX),
-        max_age: ask.duration("max_age", MINUTE, DAY * 3650),
-        roles: Default::default(),
-    };
-    let roles = ask.section("roles");
-    for name in roles.names() {
-        if name.is_empty() || name.len() > 128 || name.chars().any(char::is_control) {
-            ask.fault("roles", format!("expected names of 1 to 128 bytes, found {}", quoted(&name)));
-        }
-        let permissions = roles.texts(&name);
-        for (permission, origin) in &permissions {
-            if permission.is_empty() || permission.len() > 128 || !permission.bytes().all(|b| b.is_ascii_graphic()) {
-                let text = format!("expected a permission such as \"audit.view\", found {}", quoted(permission));
-                roles.fault_at(origin.clone(), &roles.key(&name), text);
-            }
-        }
-        // Names count without case (contract §10); a variable can only write lower case.
-        auth.roles.insert(name.to_uppercase(), permissions.into_iter().map(|(p, _)| p).collect());
-    }
-    if auth.roles.len() > ROLES_MAX {
-        ask.fault("roles", format!("expected at most {ROLES_MAX} roles"));
-    }
-    roles.done();
-    (auth, secret)
 }

@@ -139,7 +139,7 @@ async fn answer(state: &State, request: Request, next: Next) -> Response {
 /// Only a good signature makes a user of a client: else anybody could use up anybody's share.
 fn client(state: &State, request: &Request, now_ms: u64) -> String {
     if let Ok(bearer) = bearer(request.headers())
-        && let Ok(principal) = token::verify(state.auth.options(), bearer.text(), now_ms)
+        && let Ok(principal) = token::verify(&state.auth.options(), bearer.text(), now_ms)
     {
         return format!("user:{}", principal.user_id);
     }

@@ -76,12 +76,8 @@ pub async fn start(options: ServerOptions) -> Server {
     store.prepare().await.unwrap();
     let auth = Auth::new(
         auth::Options {
-            secret: Secret(b"a secret of more than thirty-two bytes, for tests".to_vec()),
-            max_age: Duration::from_secs(86_400),
             leeway: Duration::ZERO,
-            audience: None,
-            issuer: None,
-            roles: auth::Options::default_roles(),
+            ..auth::Options::new(Secret(b"a secret of more than thirty-two bytes, for tests".to_vec()))
         },
         store.clone(),
     );
