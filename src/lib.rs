@@ -58,6 +58,8 @@
 //! - No frame is sent that is not stored (live events, which say so, excepted).
 //! - No client is waited for, by anyone but its own task: the sweep passes by who has no room. No queue has no end.
 //! - No client has a timer, and none that is idle has a buffer.
+//! - Nobody asks the store about each client again and again: it tells what is revoked ([`store::Watch`]), and one task of
+//!   [`session`] ends whom that concerns.
 //! - Nothing is written to a stream or key of the application (`emit` and the demo, which are asked to, excepted).
 //! - Only `store/redis` knows the redis crate, only [`server`] starts tasks that outlive their caller.
 //!

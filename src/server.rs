@@ -226,6 +226,16 @@ impl Server {
             );
         }
         {
+            let (ctx, outlet) = (ctx.clone(), outlet.clone());
+            spawn(
+                "the watch over standing",
+                Box::pin(async move {
+                    outlet.run_until_cancelled(session::standing(ctx)).await;
+                    Ok(())
+                }),
+            );
+        }
+        {
             let (sources, store, role, stop) = (config.sources.clone(), store.clone(), role.subscribe(), intake.clone());
             spawn("the bridges", Box::pin(bridges(sources, store, role, stop)));
         }

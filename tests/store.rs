@@ -10,7 +10,7 @@ use std::{
 
 use auditcast::{
     event::EntryId,
-    store::{Commit, IntakeItem, LogEntry, NewEntry, Options, Rate, Snapshot, Store, StoreError, StreamFault, Target},
+    store::{Change, Commit, IntakeItem, LogEntry, NewEntry, Options, Rate, Snapshot, Store, StoreError, StreamFault, Target},
 };
 use redis::{Connection, Value, cmd};
 use suite::{
@@ -335,7 +335,7 @@ async fn urls_that_cannot_be_used_are_refused_without_quoting_them() {
 const COMMANDS: &str = "+select +info +time +eval +evalsha +xread +xrange +xrevrange +xadd +xtrim +xlen +xinfo \
     +hget +hset +hsetnx +hmget +hgetall +hexists +hdel +hlen +hincrby +zadd +zrem +zcard +zscore +zrange +zrangebyscore \
     +zrevrangebyscore +zremrangebyrank +zremrangebyscore +zpopmin +set +get +mget +del +unlink +exists +type +smembers +scan +incrby +pttl +pexpire \
-    +subscribe +psubscribe";
+    +subscribe +psubscribe +client|tracking";
 
 #[tokio::test]
 async fn a_small_acl_is_enough() {
@@ -380,6 +380,9 @@ async fn a_small_acl_is_enough() {
     store.permissions("7").await.unwrap();
     let rate = Rate { limit: "auth".into(), client: "user:7".into(), by: 1 };
     assert!(store.rate_count(&[rate], PATIENCE).await.unwrap()[0].is_some());
+    let mut watch = suite::begun(&store).await;
+    store.blacklist("told", PATIENCE).await.unwrap();
+    suite::told(&mut watch, &[Change::Token("told".into())]).await;
     store.scan_keys("audit:event:*", 0).await.unwrap();
     store.key_values(&["audit:event:1:1".to_owned()]).await.unwrap();
     let mut few = at(&format!("redis://app:secret@127.0.0.1:{}/1", server.port()));

@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -179,7 +179,7 @@ impl Auth {
     pub async fn verify(&self, token: &str, now_ms: u64) -> Result<Principal, Refusal> {
         let mut principal = token::verify(&self.inner.options.load(), token, now_ms)?;
         if let Some(jti) = &principal.jti
-            && self.revoked(|seen| seen.contains(jti))
+            && self.seen().contains(jti)
         {
             return Err(Refusal::blacklisted());
         }
@@ -190,7 +190,7 @@ impl Auth {
             Err(_) => return Err(unavailable("it did not answer in time")),
         };
         if let (Some(jti), true) = (&principal.jti, standing.blacklisted) {
-            self.revoked(|seen| seen.remember(jti, principal.expires_at_ms, now_ms));
+            self.revoked(jti, principal.expires_at_ms, now_ms);
             return Err(Refusal::blacklisted());
         }
         let own = match standing.permissions {
@@ -205,9 +205,14 @@ impl Auth {
         Ok(principal)
     }
 
-    fn revoked<T>(&self, f: impl FnOnce(&mut revoked::Revoked) -> T) -> T {
+    /// A revocation has been seen in the store: it holds until the token's `exp`, whatever becomes of its key (contract §6.7).
+    pub fn revoked(&self, jti: &str, expires_at_ms: u64, now_ms: u64) {
+        self.seen().remember(jti, expires_at_ms, now_ms);
+    }
+
+    fn seen(&self) -> MutexGuard<'_, revoked::Revoked> {
         // Nothing in there is half done when a holder panics, so a poisoned lock is as good as any.
-        f(&mut self.inner.revoked.lock().unwrap_or_else(PoisonError::into_inner))
+        self.inner.revoked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Signs a token of auditcast's own.

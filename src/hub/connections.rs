@@ -3,13 +3,11 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, OnceLock, atomic::Ordering},
 };
 
 use super::{Hub, unpoisoned};
+use crate::{auth::Principal, wire::CloseCode};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -59,8 +57,15 @@ struct Entry {
     address: IpAddr,
     transport: Transport,
     since_ms: u64,
-    /// Has been told to go.
-    ended: AtomicBool,
+    /// Has been told to go, and why.
+    ended: OnceLock<CloseCode>,
+}
+
+impl Entry {
+    /// The first reason stays.
+    fn end(&self, code: CloseCode) {
+        let _ = self.ended.set(code);
+    }
 }
 
 /// Whose connection it is.
@@ -68,6 +73,22 @@ struct Named {
     /// Shared by all connections of a user.
     user_id: Arc<str>,
     jti: Option<Box<str>>,
+    /// `exp` of its token, Unix ms.
+    expires_at_ms: u64,
+}
+
+/// Whom a connection speaks for.
+pub struct Bearer<'a> {
+    pub user_id: &'a str,
+    pub jti: Option<&'a str>,
+    /// `exp` of its token, Unix ms.
+    pub expires_at_ms: u64,
+}
+
+impl Named {
+    fn bearer(&self) -> Bearer<'_> {
+        Bearer { user_id: &self.user_id, jti: self.jti.as_deref(), expires_at_ms: self.expires_at_ms }
+    }
 }
 
 #[derive(Default)]
@@ -101,7 +122,7 @@ impl Hub {
         }
         registry.last += 1;
         let id = registry.last;
-        let entry = Arc::new(Entry { id, address, transport, since_ms, ended: AtomicBool::new(false) });
+        let entry = Arc::new(Entry { id, address, transport, since_ms, ended: OnceLock::new() });
         registry.connections.insert(id, (entry.clone(), None));
         Ok(Connection { entry, registry: self.registry.clone() })
     }
@@ -121,13 +142,33 @@ impl Hub {
         let count = {
             let registry = unpoisoned(self.registry.lock());
             let told = registry.connections.values().filter(|connection| which(&info(connection)));
-            told.map(|(entry, _)| entry.ended.store(true, Ordering::Relaxed)).count()
+            told.inspect(|(entry, _)| entry.end(CloseCode::Forbidden)).count()
         };
+        self.told(count)
+    }
+
+    /// As [`Hub::disconnect`], by whom connections speak for, saying why.
+    pub fn end(&self, code: CloseCode, mut which: impl FnMut(&Bearer<'_>) -> bool) -> usize {
+        let count = {
+            let registry = unpoisoned(self.registry.lock());
+            let named = registry.connections.values().filter_map(|(entry, named)| Some((entry, named.as_ref()?)));
+            named.filter(|(_, named)| which(&named.bearer())).filter(|(entry, _)| entry.ended.set(code).is_ok()).count()
+        };
+        self.told(count)
+    }
+
+    fn told(&self, count: usize) -> usize {
         if count > 0 {
             self.disconnections.fetch_add(1, Ordering::Release);
             self.wake();
         }
         count
+    }
+
+    /// Looks at everybody who is in and has said who he is.
+    pub fn each_bearer(&self, mut look: impl FnMut(&Bearer<'_>)) {
+        let registry = unpoisoned(self.registry.lock());
+        registry.connections.values().filter_map(|(_, named)| named.as_ref()).for_each(|named| look(&named.bearer()));
     }
 
     /// How often [`Hub::disconnect`] has ended somebody.
@@ -152,9 +193,10 @@ impl Connection {
         self.entry.id
     }
 
-    /// Somebody who may has ended this connection: [`Hub::disconnect`], which wakes whoever waits on the hub.
-    pub fn is_ended(&self) -> bool {
-        self.entry.ended.load(Ordering::Relaxed)
+    /// Why this connection has been ended from elsewhere ([`Hub::disconnect`], [`Hub::end`], which wake whoever waits on the
+    /// hub), if it has.
+    pub fn ended(&self) -> Option<CloseCode> {
+        self.entry.ended.get().copied()
     }
 
     /// Whose it is, once that has been said.
@@ -164,13 +206,14 @@ impl Connection {
     }
 
     /// Says whose it is, if that user has fewer than `per_user_max`. Once per connection; the same user again is fine.
-    pub fn name(&self, user_id: &str, jti: Option<&str>, per_user_max: usize) -> Result<(), Full> {
+    pub fn name(&self, principal: &Principal, per_user_max: usize) -> Result<(), Full> {
+        let user_id = principal.user_id.as_str();
+        let (jti, expires_at_ms) = (principal.jti.as_deref().map(Box::from), principal.expires_at_ms);
         let mut registry = unpoisoned(self.registry.lock());
         let registry = &mut *registry;
         let Some((_, named)) = registry.connections.get_mut(&self.entry.id) else { return Ok(()) };
-        let jti = jti.map(Box::from);
         if let Some(named) = named {
-            named.jti = jti;
+            (named.jti, named.expires_at_ms) = (jti, expires_at_ms);
             return Ok(());
         }
         let known = registry.per_user.get_key_value(user_id).map(|(user_id, count)| (user_id.clone(), *count));
@@ -179,7 +222,7 @@ impl Connection {
             return Err(Full::User);
         }
         registry.per_user.insert(user_id.clone(), count + 1);
-        *named = Some(Named { user_id, jti });
+        *named = Some(Named { user_id, jti, expires_at_ms });
         Ok(())
     }
 }

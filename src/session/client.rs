@@ -126,8 +126,8 @@ impl Client {
             if hub.draining().is_some() {
                 return Err(End::Close(CloseCode::ShuttingDown));
             }
-            if self.socket.link.place.is_ended() {
-                return Err(End::Close(CloseCode::Forbidden));
+            if let Some(code) = self.socket.link.place.ended() {
+                return Err(End::Close(code));
             }
             let incoming = tokio::select! {
                 incoming = self.socket.incoming() => incoming,
@@ -310,6 +310,7 @@ impl Client {
     /// A newer token for the same user; any other leaves the connection as it is, but for one that is revoked.
     async fn refresh(&mut self, id: Option<RequestId>, token: String) -> Result<(), End> {
         let ctx = self.socket.link.ctx.clone();
+        let looks = ctx.standing.looks();
         let answer = match tokio::time::timeout(LINGER, ctx.auth.admit(&token, unix_ms())).await {
             Err(_) => wire::error_frame(id.as_ref(), ErrorCode::Internal, "the store did not answer in time"),
             Ok(Err(refusal)) => {
@@ -326,7 +327,11 @@ impl Client {
             }
             Ok(Ok(principal)) => {
                 let link = &self.socket.link;
-                let _ = link.place.name(&principal.user_id, principal.jti.as_deref(), ctx.options.connections_per_user_max);
+                let _ = link.place.name(&principal, ctx.options.connections_per_user_max);
+                if ctx.standing.looks() != looks {
+                    // What was revoked meanwhile was looked for by the old token's name.
+                    ctx.standing.suspect();
+                }
                 let mut lane = link.lane();
                 lane.expires_at = expiry(principal.expires_at_ms, Instant::now());
                 ctx.sweep.schedule(link, &mut lane);

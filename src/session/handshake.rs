@@ -161,17 +161,28 @@ fn is_key(key: &[u8]) -> bool {
 
 /// Takes a token, a place among the connections, and a place of the user's.
 pub(super) async fn admit(ctx: &Context, place: &Connection, token: &str) -> Result<Principal, Denied> {
+    let looks = ctx.standing.looks();
+    let principal = judge(ctx, token).await?;
+    place.name(&principal, ctx.options.connections_per_user_max)?;
+    if ctx.standing.looks() == looks {
+        return Ok(principal);
+    }
+    // What was revoked meanwhile was looked for before this connection had its name.
+    let principal = judge(ctx, token).await?;
+    place.name(&principal, ctx.options.connections_per_user_max)?;
+    Ok(principal)
+}
+
+async fn judge(ctx: &Context, token: &str) -> Result<Principal, Denied> {
     // Boxed: who is in, or waits for his first frame, holds no room for a question to the store.
     let admitted = match timeout(Duration::from_secs(5), Box::pin(ctx.auth.admit(token, unix_ms()))).await {
         Ok(admitted) => admitted,
         Err(_) => return Err(Denied::Unavailable),
     };
-    let principal = admitted.map_err(|refusal| {
+    admitted.map_err(|refusal| {
         ctx.metrics.auth_failures.inc(refusal.kind.as_str());
         Denied::Token(refusal)
-    })?;
-    place.name(&principal.user_id, principal.jti.as_deref(), ctx.options.connections_per_user_max)?;
-    Ok(principal)
+    })
 }
 
 /// Whether anybody new gets in at all.

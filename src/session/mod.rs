@@ -10,6 +10,7 @@
 //! | `handshake`, `admission` | who comes in, and how a refusal is told |
 //! | `client` | a WebSocket's own task: requests, answers, the end |
 //! | `sweep` | who writes news, and the clocks of all clients |
+//! | `standing` | who is in and should not be any more |
 //! | `lane` | the way out to one client |
 //! | `batch` | what goes out in one write, made once for all who get the same |
 //! | `feed` | what a client is to be sent |
@@ -40,12 +41,14 @@ mod lane;
 mod rate;
 mod socket;
 mod sse;
+mod standing;
 mod sweep;
 
 pub use admission::{bearer, cookie};
 pub use echo::echo;
 pub use handshake::{Giver, Handover, websocket};
 pub use sse::sse;
+pub use standing::standing;
 pub use sweep::sweep;
 
 /// `[feed]`, `[limits]` as far as they are about one client.
@@ -82,13 +85,14 @@ pub struct Context {
     /// Every client's task: close it and wait for it after [`Hub::start_drain`].
     pub tasks: TaskTracker,
     sweep: sweep::Sweep,
+    standing: standing::Standing,
     stretches: batch::Stretches,
     /// What a client gets that asks for nothing special.
     everything: Arc<wire::Subscription>,
 }
 
 impl Context {
-    /// Whoever makes one runs [`sweep`] beside it.
+    /// Whoever makes one runs [`sweep`] and [`standing`] beside it.
     pub fn new(hub: Arc<Hub>, store: Store, auth: Auth, metrics: Arc<Metrics>, options: Options, node: String) -> Arc<Context> {
         Arc::new(Context {
             hub,
@@ -99,18 +103,19 @@ impl Context {
             node,
             tasks: TaskTracker::new(),
             sweep: sweep::Sweep::new(),
+            standing: standing::Standing::default(),
             stretches: batch::Stretches::default(),
             everything: Arc::default(),
         })
     }
 
-    /// Why a connection has to end that has done nothing wrong: the drain, an admin's word, its token's `exp`.
+    /// Why a connection has to end that has done nothing wrong: the drain, an admin's word, a revocation, its token's `exp`.
     fn over(&self, place: &Connection, expires_at: tokio::time::Instant, now: tokio::time::Instant) -> Option<wire::CloseCode> {
         if self.hub.draining().is_some() {
             return Some(wire::CloseCode::ShuttingDown);
         }
-        if place.is_ended() {
-            return Some(wire::CloseCode::Forbidden);
+        if let Some(code) = place.ended() {
+            return Some(code);
         }
         (now >= expires_at).then_some(wire::CloseCode::TokenExpired)
     }

@@ -158,7 +158,7 @@ struct Round {
     /// Nothing but live events.
     only_events: bool,
     draining: bool,
-    /// An admin has ended connections.
+    /// Connections have been ended from elsewhere.
     ended: bool,
 }
 
@@ -201,8 +201,10 @@ impl Round {
             lane.end(CloseCode::ShuttingDown);
             return true;
         }
-        if self.ended && link.place.is_ended() {
-            lane.end(CloseCode::Forbidden);
+        if self.ended
+            && let Some(code) = link.place.ended()
+        {
+            lane.end(code);
             return true;
         }
         if lane.is_blocked() {

@@ -284,10 +284,12 @@ mod entry;
 mod glob;
 mod read;
 pub mod redis;
+mod watch;
 
 pub use entry::{Entry, Fields};
 pub use glob::Glob;
 pub use read::{ReadReply, Reader, StreamEntries, StreamFault, Tail};
+pub use watch::{Change, Notice, Watch};
 
 /// The engine in use. Cloning is cheap; every clone talks to the same store.
 #[derive(Clone)]
@@ -460,6 +462,19 @@ impl Store {
     /// Whether `jwt:blacklist:{jti}` is there.
     pub async fn blacklisted(&self, jti: &str) -> Result<bool, StoreError> {
         both!(self, s => s.blacklisted(jti).await)
+    }
+
+    /// Those of these tokens that are on the blacklist. A question of a few commands, however many they are.
+    pub async fn blacklisted_among(&self, jtis: &[String]) -> Result<Vec<String>, StoreError> {
+        both!(self, s => s.blacklisted_among(jtis).await)
+    }
+
+    /// Tells of changes about people who are in already.
+    pub fn watch(&self) -> Watch {
+        match self {
+            Store::Redis(s) => Watch::Redis(Box::new(s.watch())),
+            Store::Embedded(s) => Watch::Embedded(s.watch()),
+        }
     }
 
     /// Sets `jwt:blacklist:{jti}` for `ttl`.

@@ -13,7 +13,7 @@ from wait import until
 ACL = """reset on >acl-secret resetchannels &* ~{auditcast}:* ~security:metrics:* ~jwt:blacklist:* ~permissions:* ~rate_limit:* ~audit:* +select +info +time +eval
 +evalsha +xread +xrange +xrevrange +xadd +xtrim +xlen +xinfo +hget +hset +hsetnx +hmget +hgetall +hexists +hdel +hlen +hincrby +zadd +zrem +zcard
 +zscore +zrange +zrangebyscore +zrevrangebyscore +zremrangebyrank +zremrangebyscore +zpopmin +set +get +mget +del +unlink +exists +type +smembers
-+scan +incrby +pttl +pexpire +subscribe +psubscribe""".split()
++scan +incrby +pttl +pexpire +subscribe +psubscribe +client|tracking""".split()
 
 
 def doctor(*arguments, **options):
@@ -80,7 +80,11 @@ def test_the_acl_of_the_readme_is_enough_and_less_is_named(redis_server, make_da
     arguments = ("--config", daemon.config_path)
     lines = doctor(*arguments, cwd=daemon.directory)
     assert verdicts(lines, "acl") == ["ok"] and verdicts(lines, "eviction") == ["ok"]
+    assert verdicts(lines, "tracking") == ["ok"]
     assert not [found for found in lines.values() for verdict, _ in found if verdict == "fail"], lines
+    client.execute_command("ACL", "SETUSER", "auditcast", "-client")
+    (verdict, text), = doctor(*arguments, cwd=daemon.directory)["tracking"]
+    assert verdict == "warn" and "+client|tracking" in text
     client.execute_command("ACL", "SETUSER", "auditcast", "resetkeys", "~{auditcast}:*", "~audit:*")
     lines = doctor(*arguments, cwd=daemon.directory)
     told = " ".join(text for verdict, text in lines["acl"] if verdict == "fail")

@@ -4,6 +4,7 @@
 
 #[path = "../support/redis.rs"]
 pub mod server;
+mod standing;
 
 use std::{
     collections::BTreeMap,
@@ -18,6 +19,8 @@ use auditcast::{
     },
 };
 use server::RedisServer;
+#[allow(unused_imports, reason = "each test binary uses its part")]
+pub use standing::*;
 
 /// Nothing on this machine takes longer; what does has hung.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -136,6 +139,8 @@ macro_rules! all_scenarios {
             dead_letters_are_bounded,
             the_blacklist_knows_what_was_put_there,
             counts_are_shared_and_end,
+            a_watch_tells_at_once_of_tokens_that_are_revoked,
+            many_tokens_are_looked_up_together,
             everything_is_there_after_reopening,
         );
     };

@@ -1,4 +1,6 @@
-//! Both listeners over an embedded store, and a client for them.
+//! Both listeners over a store, and a client for them.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -25,6 +27,8 @@ pub struct ServerOptions {
     pub sockets_max: usize,
     pub rate_general: u32,
     pub rate_events: u32,
+    /// `None`: an embedded store.
+    pub redis: Option<String>,
 }
 
 impl Default for ServerOptions {
@@ -38,6 +42,7 @@ impl Default for ServerOptions {
             sockets_max: 100,
             rate_general: 600,
             rate_events: 600,
+            redis: None,
         }
     }
 }
@@ -48,7 +53,7 @@ pub struct Server {
     pub store: Store,
     pub hub: Arc<Hub>,
     pub metrics: Arc<Metrics>,
-    auth: Auth,
+    pub auth: Auth,
     ctx: Arc<session::Context>,
     stop: CancellationToken,
     tracker: TaskTracker,
@@ -62,7 +67,7 @@ pub fn now_ms() -> u64 {
 pub async fn start(options: ServerOptions) -> Server {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(store::Options {
-        target: Target::Embedded(dir.path().to_owned()),
+        target: options.redis.clone().map_or_else(|| Target::Embedded(dir.path().to_owned()), Target::Redis),
         prefix: "{auditcast}".into(),
         lease_ttl: Duration::from_secs(5),
         alerts_retention: Duration::from_secs(3600),
@@ -117,6 +122,8 @@ pub async fn start(options: ServerOptions) -> Server {
     let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
     let sweep = (ctx.clone(), stop.clone());
     tokio::spawn(async move { sweep.1.run_until_cancelled(session::sweep(sweep.0)).await });
+    let standing = (ctx.clone(), stop.clone());
+    tracker.spawn(async move { standing.1.run_until_cancelled(session::standing(standing.0)).await });
     let follow = (hub.clone(), store.clone(), stop.clone());
     tracker.spawn(async move { follow.0.follow(follow.1, follow.2).await });
     let mut addresses = Vec::new();

@@ -44,6 +44,7 @@ pub(super) async fn check(report: &mut Report, config: &Config, reach: &Reach) {
             Err(error) => unknown(report, &format!("it does not say how it is set: {error}")),
         }
         rights(report, store).await;
+        tracking(report, store).await;
     }
     for source in &config.sources {
         match (&source.kind, reach) {
@@ -131,6 +132,20 @@ async fn rights(report: &mut Report, store: &Store) {
     }
     if !refused {
         report.ok("acl", "its own keys and those of the guide can be read");
+    }
+}
+
+/// Whether the server tells of revoked tokens, or has to be asked for every connection each second.
+async fn tracking(report: &mut Report, store: &Store) {
+    let mut watch = store.watch();
+    match (watch.next().await, watch.refused()) {
+        (Err(error), _) => report.fail("tracking", error.to_string(), remedy(&error)),
+        (Ok(_), None) => report.ok("tracking", "CLIENT TRACKING is allowed, so connections with revoked tokens are cut at once"),
+        (Ok(_), Some(why)) => report.warn(
+            "tracking",
+            format!("CLIENT TRACKING is refused, so the tokens of all connections are looked up every second: {why}"),
+            "allow +client|tracking (ACL)",
+        ),
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use super::*;
 use crate::event::EntryId;
 
+mod changes;
 mod clock;
 pub mod control;
 mod log;
@@ -26,6 +27,7 @@ mod tables;
 mod timed;
 mod writer;
 
+pub use changes::Watch;
 pub use streams::{APPEND_MAX, ENTRY_BYTES_MAX, STREAM_ENTRIES_MAX, STREAMS_MAX};
 use tables::{Done, Group};
 use writer::{Job, Lock, LockError, Operation, Shared};
@@ -284,6 +286,26 @@ impl EmbeddedStore {
     pub async fn blacklisted(&self, jti: &str) -> Result<bool, StoreError> {
         let (now, jti) = (self.inner.shared.clock.now_ms(), jti.to_owned());
         self.read(move |txn| timed::blacklisted(txn, now, &jti)).await
+    }
+
+    pub async fn blacklisted_among(&self, jtis: &[String]) -> Result<Vec<String>, StoreError> {
+        let (now, mut jtis) = (self.inner.shared.clock.now_ms(), jtis.to_vec());
+        let look = move |txn: &redb::ReadTransaction| {
+            let mut failed = Ok(());
+            jtis.retain(|jti| {
+                let found = timed::blacklisted(txn, now, jti);
+                found.unwrap_or_else(|fault| {
+                    failed = Err(fault);
+                    false
+                })
+            });
+            failed.map(|()| jtis)
+        };
+        self.read(look).await
+    }
+
+    pub fn watch(&self) -> Watch {
+        Watch::new(&self.inner.shared.bells.changes)
     }
 
     pub async fn blacklist(&self, jti: &str, ttl: Duration) -> Result<(), StoreError> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 
 use super::{Options, StoreError, clock::Clock};
-use crate::event::EntryId;
+use crate::{event::EntryId, store::watch::Change};
 
 /// The newest layout this version reads and the one it writes.
 pub(super) const FORMAT: u64 = 1;
@@ -150,6 +150,8 @@ pub(super) struct Group<'t, 's> {
     pub(super) file: &'s Path,
     /// Raised by whoever writes.
     pub(super) changes: Changes,
+    /// What is to be told of, once it is on the disk.
+    pub(super) told: Vec<Change>,
 }
 
 /// What a group changed: whether there is something to make durable, and who is to be woken.
@@ -161,7 +163,11 @@ pub(super) struct Changes {
     pub(super) commits: bool,
 }
 
-impl Group<'_, '_> {
+impl<'t, 's> Group<'t, 's> {
+    pub(super) fn new(tables: Tables<'t>, clock: &'s Clock, options: &'s Options, file: &'s Path) -> Group<'t, 's> {
+        Group { tables, clock, options, file, changes: Changes::default(), told: Vec::new() }
+    }
+
     pub(super) fn number(&self, name: &'static str) -> Done<u64> {
         number(&self.tables.numbers, name)
     }

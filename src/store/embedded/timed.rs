@@ -8,6 +8,7 @@ use super::{
     StoreError,
     tables::{BLACKLIST, Bytes, Done, Fault, Group, Kind, METRICS, PERMISSIONS, TEXTS, expiry_key},
 };
+use crate::store::watch::Change;
 
 /// Rows looked at per group: what is left waits for the next one, nobody sees it meanwhile.
 const EXPIRE_AT_ONCE: usize = 1000;
@@ -104,6 +105,7 @@ pub(super) fn blacklist(group: &mut Group<'_, '_>, jti: &str, ttl: Duration) -> 
     group.changes.writes += 1;
     group.tables.blacklist.insert(jti.as_bytes(), expiry)?;
     group.tables.expiries.insert(&expiry_key(expiry, Kind::Blacklist, jti.as_bytes())[..], ())?;
+    group.told.push(Change::Token(jti.to_owned()));
     Ok(())
 }
 

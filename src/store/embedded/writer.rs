@@ -15,7 +15,7 @@ use std::{
 };
 
 use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{
     Options, StoreError,
@@ -23,6 +23,7 @@ use super::{
     tables::{Changes, Done, FORMAT, Fault, Group, NUMBERS, Tables, name, number},
     timed,
 };
+use crate::store::watch::{Change, WAITING};
 
 /// Operations that may wait for the writer; more callers wait for a place.
 pub(super) const QUEUE: usize = 1024;
@@ -54,6 +55,8 @@ pub(super) struct Bells {
     pub(super) streams: watch::Sender<()>,
     pub(super) log: watch::Sender<()>,
     pub(super) commits: watch::Sender<()>,
+    /// What changed about people who are in.
+    pub(super) changes: broadcast::Sender<Change>,
 }
 
 impl Bells {
@@ -184,7 +187,12 @@ impl Shared {
     pub(super) fn open(dir: &Path, options: Options) -> Result<Shared, StoreError> {
         let file = dir.join("auditcast.redb");
         let database = open_database(&file)?;
-        let bells = Bells { streams: watch::Sender::new(()), log: watch::Sender::new(()), commits: watch::Sender::new(()) };
+        let bells = Bells {
+            streams: watch::Sender::new(()),
+            log: watch::Sender::new(()),
+            commits: watch::Sender::new(()),
+            changes: broadcast::Sender::new(WAITING),
+        };
         let shared = Shared {
             dir: dir.to_owned(),
             file,
@@ -216,8 +224,7 @@ impl Shared {
                 ))));
             }
             let tables = Tables::open(&txn)?;
-            let mut group =
-                Group { tables, clock: &self.clock, options: &self.options, file: &self.file, changes: Changes::default() };
+            let mut group = Group::new(tables, &self.clock, &self.options, &self.file);
             if format == 0 {
                 group.set_number(name::FORMAT, FORMAT)?;
                 let epoch = new_epoch().map_err(Fault::Refused)?;
@@ -292,8 +299,10 @@ impl Shared {
             let done = done.unwrap_or_else(|_| Err("it is damaged".to_owned()));
             self.group_since_ms.store(0, Ordering::SeqCst);
             match done {
-                Ok(changes) => {
+                Ok((changes, told)) => {
                     self.bells.ring(changes);
+                    // Nobody may be watching.
+                    told.into_iter().for_each(|change| drop(self.bells.changes.send(change)));
                     jobs.into_iter().for_each(|job| job.answer(None));
                 }
                 Err(text) => {
@@ -309,7 +318,7 @@ impl Shared {
         self.bells.ring(Changes { writes: 0, streams: true, log: true, commits: true });
     }
 
-    fn group(&self, jobs: &mut [Box<dyn Job>]) -> Result<Changes, String> {
+    fn group(&self, jobs: &mut [Box<dyn Job>]) -> Result<(Changes, Vec<Change>), String> {
         let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let Some(database) = guard.as_ref() else { return Err("it is not open".to_owned()) };
         let text = |fault: Fault| match fault {
@@ -317,15 +326,14 @@ impl Shared {
             fault => fault.explain(&self.file).to_string(),
         };
         let txn = database.begin_write().map_err(|e| text(e.into()))?;
-        let changes = {
+        let (changes, told) = {
             let tables = Tables::open(&txn).map_err(text)?;
-            let mut group =
-                Group { tables, clock: &self.clock, options: &self.options, file: &self.file, changes: Changes::default() };
+            let mut group = Group::new(tables, &self.clock, &self.options, &self.file);
             timed::expire(&mut group).map_err(text)?;
             for job in jobs {
                 job.run(&mut group)?;
             }
-            group.changes
+            (group.changes, group.told)
         };
         if changes.writes == 0 {
             txn.abort().map_err(|e| text(e.into()))?;
@@ -333,7 +341,7 @@ impl Shared {
             txn.commit().map_err(|e| text(e.into()))?;
             self.groups.fetch_add(1, Ordering::Relaxed);
         }
-        Ok(changes)
+        Ok((changes, told))
     }
 
     /// After a failed write redb answers nothing any more: the file is closed and opened again, which finds the last good state.

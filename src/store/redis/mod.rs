@@ -14,6 +14,7 @@
 //! | `bridge` | the intake, A's keys, channels |
 //! | `shared` | keys of the application: metrics, blacklist, permissions |
 //! | `rate` | counts of what clients do, as the application counts |
+//! | `watch` | word of changes to those keys |
 
 mod bridge;
 mod connect;
@@ -28,6 +29,7 @@ mod snapshot;
 mod streams;
 mod tail;
 mod value;
+mod watch;
 
 use std::{
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
@@ -36,7 +38,7 @@ use std::{
 
 use redis::{Pipeline, Value, cmd};
 
-pub use self::{bridge::Subscription, reader::Reader, tail::Tail};
+pub use self::{bridge::Subscription, reader::Reader, tail::Tail, watch::Watch};
 use self::{connect::Link, scripts::hex};
 use super::{
     Commit, CommitRecord, Committed, DeadLetter, Entry, IntakeItem, Lease, LogBounds, LogEntry, Options, ReadReply, Recovered,
@@ -189,6 +191,10 @@ impl RedisStore {
 
     pub fn tail(&self) -> Tail {
         Tail::new(self.link.clone(), self.keys.clone())
+    }
+
+    pub fn watch(&self) -> Watch {
+        Watch::new(self.link.clone())
     }
 
     pub fn reconnects(&self) -> u64 {

@@ -1,0 +1,179 @@
+//! Who is in and should not be any more. One task for all clients of a node: the store tells it what changes, it asks what is
+//! now, and ends whom that concerns, through the hub's list of connections. No client has a task, a timer or a question of its
+//! own for it.
+//!
+//! With the store away who is in stays, until the token expires (contract §6.7); what may have changed meanwhile is looked at as
+//! soon as it answers again.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until, timeout_at},
+};
+
+use super::Context;
+use crate::{
+    metrics::unix_ms,
+    store::{Change, Notice, StoreError},
+    wire::CloseCode,
+};
+
+/// What comes within this is looked at together: a list of revocations is one question, and one look at the connections.
+const GATHER: Duration = Duration::from_millis(20);
+/// A store that did not answer is asked again after this.
+const AGAIN: Duration = Duration::from_millis(500);
+/// Changes that are kept one by one; beyond, everybody is looked at.
+const KEPT_MAX: usize = 10_000;
+/// Tokens asked about in one question.
+const ASKED_AT_ONCE: usize = 4096;
+
+/// What those at the door share with this task.
+#[derive(Default)]
+pub(super) struct Standing {
+    /// Counts up before each look at the connections.
+    looks: AtomicU64,
+    /// Somebody could not be looked at.
+    suspect: Notify,
+}
+
+impl Standing {
+    /// To be compared with what it was before a token was judged: if it has changed, the look at the connections may have come
+    /// between the answer and the connection's entry, and the token must be judged once more.
+    pub(super) fn looks(&self) -> u64 {
+        self.looks.load(Ordering::SeqCst)
+    }
+
+    /// Has everybody looked at.
+    pub(super) fn suspect(&self) {
+        self.suspect.notify_one();
+    }
+}
+
+/// What is to be looked at.
+#[derive(Default)]
+struct Pending {
+    everything: bool,
+    tokens: HashSet<String>,
+}
+
+impl Pending {
+    fn add(&mut self, notice: Notice) {
+        match notice {
+            Notice::Everything => self.everything = true,
+            Notice::Changes(_) if self.everything => {}
+            Notice::Changes(changes) => {
+                for change in changes {
+                    let Change::Token(jti) = change;
+                    self.tokens.insert(jti);
+                }
+            }
+        }
+        if self.tokens.len() > KEPT_MAX {
+            self.everything = true;
+        }
+        if self.everything {
+            self.tokens = HashSet::new();
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.everything && self.tokens.is_empty()
+    }
+}
+
+/// Ends who has lost his standing. Until it is dropped; without it a revocation counts from the next connect on.
+pub async fn standing(ctx: Arc<Context>) {
+    let mut watch = ctx.store.watch();
+    let mut pending = Pending::default();
+    let mut again_at: Option<Instant> = None;
+    let mut refused = false;
+    loop {
+        tokio::select! {
+            notice = watch.next() => match notice {
+                Ok(notice) => {
+                    if refused != watch.refused().is_some() {
+                        refused = !refused;
+                        match watch.refused() {
+                            Some(why) => tracing::warn!("the store does not tell of changes, so revocations are looked up every second: {why}"),
+                            None => tracing::info!("the store tells of changes again"),
+                        }
+                    }
+                    pending.add(notice);
+                    let until = Instant::now() + GATHER;
+                    while let Ok(Ok(notice)) = timeout_at(until, watch.next()).await {
+                        pending.add(notice);
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the store does not tell of revocations");
+                    // The shared connection may be well.
+                    pending.add(Notice::Everything);
+                    tokio::time::sleep(AGAIN).await;
+                }
+            },
+            () = ctx.standing.suspect.notified() => pending.add(Notice::Everything),
+            () = sleep_until(again_at.unwrap_or_else(Instant::now)), if again_at.is_some() => {}
+        }
+        again_at = None;
+        if pending.is_empty() {
+            continue;
+        }
+        ctx.standing.looks.fetch_add(1, Ordering::SeqCst);
+        match look(&ctx, &pending).await {
+            Ok(()) => pending = Pending::default(),
+            Err(error) => {
+                tracing::debug!(%error, "could not look for revocations");
+                again_at = Some(Instant::now() + AGAIN);
+            }
+        }
+    }
+}
+
+async fn look(ctx: &Context, pending: &Pending) -> Result<(), StoreError> {
+    let mut live: HashMap<String, u64> = HashMap::new();
+    ctx.hub.each_bearer(|bearer| {
+        if let Some(jti) = bearer.jti.filter(|jti| pending.everything || pending.tokens.contains(*jti)) {
+            live.insert(jti.to_owned(), bearer.expires_at_ms);
+        }
+    });
+    let tokens: Vec<String> = live.keys().cloned().collect();
+    for part in tokens.chunks(ASKED_AT_ONCE) {
+        let revoked: HashSet<String> = ctx.store.blacklisted_among(part).await?.into_iter().collect();
+        if revoked.is_empty() {
+            continue;
+        }
+        let now_ms = unix_ms();
+        revoked.iter().for_each(|jti| ctx.auth.revoked(jti, live.get(jti).copied().unwrap_or(now_ms), now_ms));
+        let ended = ctx.hub.end(CloseCode::Revoked, |bearer| bearer.jti.is_some_and(|jti| revoked.contains(jti)));
+        tracing::info!(tokens = revoked.len(), connections = ended, "tokens were revoked; their connections are ended");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_much_to_keep_is_everything() {
+        let mut pending = Pending::default();
+        assert!(pending.is_empty());
+        let tokens = |from: usize, to: usize| Notice::Changes((from..to).map(|n| Change::Token(n.to_string())).collect());
+        pending.add(tokens(0, KEPT_MAX));
+        assert!(!pending.everything && pending.tokens.len() == KEPT_MAX);
+        pending.add(tokens(0, KEPT_MAX));
+        assert!(!pending.everything, "the same ones again");
+        pending.add(tokens(KEPT_MAX, KEPT_MAX + 1));
+        assert!(pending.everything && pending.tokens.is_empty());
+        pending.add(tokens(0, 1));
+        assert!(pending.tokens.is_empty() && !pending.is_empty());
+    }
+}
