@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    auth::Auth,
+    auth::{Auth, Journal},
     config::Config,
     event::{Classifier, Severity},
     http,
@@ -128,7 +128,8 @@ impl Server {
         let names: Vec<String> = config.sources.iter().map(|s| s.name.clone()).collect();
         let metrics = Metrics::new(&names, &rules(&config), env!("CARGO_PKG_VERSION"), revision, &config.config_hash());
         let hub = Hub::new(config.hub.clone());
-        let auth = Auth::new(auth_options, store.clone());
+        let journal = Journal::new(config.journal.clone(), unix_ms);
+        let auth = Auth::new(auth_options, store.clone()).with_journal(journal);
         let (settings, _) = watch::channel(Arc::new(settings(&config)));
         let (role, _) = watch::channel(Role::Starting);
         let node = node_name();
@@ -185,6 +186,8 @@ impl Server {
             classifier,
         );
 
+        let journal = auth.journal().clone();
+
         // Two stages: what takes in, then what gives out.
         let (intake, outlet) = (CancellationToken::new(), CancellationToken::new());
         let sockets = TaskTracker::new();
@@ -239,6 +242,16 @@ impl Server {
             let (sources, store, role, stop) = (config.sources.clone(), store.clone(), role.subscribe(), intake.clone());
             spawn("the bridges", Box::pin(bridges(sources, store, role, stop)));
         }
+        {
+            let (journal, store, outlet) = (journal.clone(), store.clone(), outlet.clone());
+            spawn(
+                "the journal",
+                Box::pin(async move {
+                    journal.run(store, outlet).await;
+                    Ok(())
+                }),
+            );
+        }
         if let Some((_, embedded)) = &embedded {
             let (embedded, outlet) = (embedded.clone(), outlet.clone());
             spawn(
@@ -272,6 +285,7 @@ impl Server {
         }
         {
             let (metrics, store, hub, outlet) = (metrics.clone(), store.clone(), hub.clone(), outlet.clone());
+            let journal = journal.clone();
             let memory_bytes_max = config.memory_bytes_max;
             spawn(
                 "the gauges",
@@ -279,6 +293,11 @@ impl Server {
                     let mut full = false;
                     while outlet.run_until_cancelled(sleep(GAUGES_EVERY)).await.is_some() {
                         metrics.set_store_reconnects(store.reconnects());
+                        let noted = journal.counts();
+                        metrics.journal.set("written", noted.written);
+                        metrics.journal.set("merged", noted.merged);
+                        metrics.journal.set("summarised", noted.summarised);
+                        metrics.journal.set("dropped", noted.dropped);
                         let resident = resident_bytes().unwrap_or(0);
                         if full != (resident > memory_bytes_max) {
                             full = !full;
@@ -371,8 +390,8 @@ async fn bridges(
     mut role: watch::Receiver<Role>,
     stop: CancellationToken,
 ) -> Result<(), String> {
-    let sources: Vec<_> =
-        sources.into_iter().filter(|s| !matches!(s.kind, source::Kind::Stream { .. } | source::Kind::Http)).collect();
+    let bridged = |kind: &source::Kind| !matches!(kind, source::Kind::Stream { .. } | source::Kind::Http | source::Kind::Journal);
+    let sources: Vec<_> = sources.into_iter().filter(|s| bridged(&s.kind)).collect();
     loop {
         match stop.run_until_cancelled(role.wait_for(|role| *role == Role::Leading)).await {
             Some(Ok(_)) => {}

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use auditcast::{
+    auth::journal::Options as Journal,
     config::{Config, Sources},
     detect::Bound,
     event::{Lists, Severity},
@@ -84,11 +85,14 @@ fn defaults_are_the_contracts() {
     assert_eq!(config.session.frame_bytes_max, 16 << 10);
     assert_eq!(config.session.connections_per_user_max, 20);
 
-    assert_eq!(detect.sources, ["audit", "http"]);
-    let [audit, http] = &config.sources[..] else { panic!("{:?}", config.sources) };
+    assert_eq!(detect.sources, ["audit", "http", "auditcast"]);
+    let [audit, http, own] = &config.sources[..] else { panic!("{:?}", config.sources) };
     assert_eq!(audit.kind, Kind::Stream { streams: vec!["audit:events".to_owned()] });
     assert_eq!(audit.start, Start::Ago(Duration::from_secs(3600)));
     assert_eq!(http.kind, Kind::Http);
+    assert_eq!(own.kind, Kind::Journal);
+    let journal = Journal { enabled: true, burst: 100, rate: 2, queue: 10_000 };
+    assert_eq!(config.journal, journal);
 
     assert!(config.secret().is_none() && config.auth().is_none());
     let auth = config.auth_with(auditcast::auth::Secret(vec![7; 32]));
@@ -168,7 +172,7 @@ labels = { team = "shop" }
 "#,
         ),
     );
-    assert_eq!(config.detect.sources, ["app", "guide", "http"]);
+    assert_eq!(config.detect.sources, ["app", "guide", "http", "auditcast"]);
     assert_eq!(config.sources[0].start, Start::Earliest);
     assert_eq!(config.sources[1].kind, Kind::Keys { pattern: "audit:event:*".to_owned() });
     assert_eq!(config.sources[1].start, Start::Now);

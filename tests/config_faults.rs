@@ -334,6 +334,10 @@ name = "d"
 kind = "stream"
 streams = ["{auditcast}:intake", "s", "s"]
 schema = "ecs"
+[[source]]
+name = "auditcast"
+kind = "stream"
+streams = ["t"]
 "#,
         r#"
 config.toml:1: source.http: the name "http" is taken by POST /api/v1/events
@@ -346,6 +350,7 @@ config.toml:16: source.c.kind: expected one of "stream", "keys", "channel", "fil
 config.toml:21: source.d.streams: "{auditcast}:intake" is one of auditcast's own keys
 config.toml:21: source.d.streams: "s" is a stream of the source "d" already
 config.toml:22: source.d.schema: expected "auto", found "ecs"
+config.toml:23: source.auditcast: the name "auditcast" is taken by auditcast's own events
 "#,
     );
     check(

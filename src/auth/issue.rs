@@ -80,7 +80,8 @@ pub fn issue(options: &Options, claims: &Claims) -> Result<String, IssueError> {
     jws::sign(&options.secret, &body).ok_or(IssueError::Signing)
 }
 
-fn random_id() -> Result<String, IssueError> {
+/// 128 random bits, hexadecimal.
+pub(super) fn random_id() -> Result<String, IssueError> {
     let mut bytes = [0_u8; 16];
     getrandom::fill(&mut bytes).map_err(|_| IssueError::NoRandomness)?;
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())

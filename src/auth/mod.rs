@@ -1,11 +1,13 @@
 //! Who may look: tokens, permissions, revocation (contract §10).
 //!
 //! [`token`] decides on a token alone, without a store and without a clock; [`Auth`] adds what the store knows: revocations
-//! and a user's own permissions. With the store unreachable nobody new gets in (contract §6.7).
+//! and a user's own permissions. With the store unreachable nobody new gets in (contract §6.7). [`journal`] is what the daemon
+//! says about itself.
 
 use std::{
     collections::BTreeMap,
     fmt,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -15,6 +17,7 @@ use arc_swap::ArcSwap;
 use crate::store::{Store, StoreError};
 
 pub mod issue;
+pub mod journal;
 mod jws;
 mod key;
 mod principal;
@@ -23,8 +26,9 @@ mod revoked;
 pub mod token;
 
 pub use issue::{Claims, IssueError};
+pub use journal::Journal;
 pub use key::{Algorithm, Jwks, Key, KeyFault};
-pub use principal::Principal;
+pub use principal::{ADMIN_ACCESS, AUDIT_VIEW, AUDIT_WRITE, Principal};
 pub use refusal::{Refusal, RefusalKind};
 
 /// Key material that is never shown: not by `Debug`, not in a log.
@@ -139,6 +143,7 @@ impl Options {
 #[derive(Clone)]
 pub struct Auth {
     inner: Arc<Inner>,
+    journal: Journal,
 }
 
 struct Inner {
@@ -150,7 +155,27 @@ struct Inner {
 
 impl Auth {
     pub fn new(options: Options, store: Store) -> Auth {
-        Auth { inner: Arc::new(Inner { options: ArcSwap::from_pointee(options), store, revoked: Mutex::default() }) }
+        Auth {
+            inner: Arc::new(Inner { options: ArcSwap::from_pointee(options), store, revoked: Mutex::default() }),
+            journal: Journal::default(),
+        }
+    }
+
+    /// The same, and what happens here is noted in `journal`.
+    pub fn with_journal(mut self, journal: Journal) -> Auth {
+        self.journal = journal;
+        self
+    }
+
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Notes that the bearer of `token` was refused, and who that is where the token tells it truly.
+    pub fn note_refusal(&self, token: Option<&str>, refusal: &Refusal, address: Option<IpAddr>, now_ms: u64) {
+        let known = token.and_then(|token| token::verify(&self.options(), token, now_ms).ok());
+        let user = known.as_ref().map(|principal| (principal.user_id.as_str(), principal.username.as_deref()));
+        self.journal.refused(refusal, user, address);
     }
 
     /// What is in force.

@@ -6,13 +6,17 @@ use tokio::time;
 
 use super::{Failure, terminal};
 use crate::{
+    auth::journal::{self, Entry},
     config::Config,
     event::EntryId,
+    metrics::unix_ms,
     store::{Store, StoreError, StreamFault, StreamInfo, Target, embedded::control::Access},
 };
 
 /// For the first answer of a store.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Entries of commands have no key to be known by.
+const NOTED_ONCE: Duration = Duration::from_secs(1);
 
 pub(super) enum Reach {
     Redis(Store),
@@ -52,6 +56,22 @@ impl Reach {
         match self {
             Reach::Redis(store) => store.append(stream, entries).await,
             Reach::Embedded(access) => access.append(stream, entries).await,
+        }
+    }
+
+    /// Notes what a command did in auditcast's own audit trail, as done by the shell's user. That it could not be noted is told and
+    /// does not undo it.
+    pub async fn note(&self, config: &Config, entry: Entry) {
+        if !config.journal.enabled {
+            return;
+        }
+        let items = journal::items(&[entry.by(&actor())], unix_ms());
+        let noted = match self {
+            Reach::Redis(store) => store.intake(&items, NOTED_ONCE).await,
+            Reach::Embedded(access) => access.intake(&items, NOTED_ONCE).await,
+        };
+        if let Err(error) = noted {
+            tracing::warn!("this is not in auditcast's own audit trail: {}", terminal::plain(&error.to_string()));
         }
     }
 
@@ -119,6 +139,12 @@ impl Reach {
             Reach::Embedded(access) => access.close().await,
         }
     }
+}
+
+/// Who gives the command: `cli:` and the shell's user.
+pub(super) fn actor() -> String {
+    let named = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok().filter(|n| !n.is_empty()));
+    format!("cli:{}", named.as_deref().unwrap_or("unknown"))
 }
 
 pub(super) fn is_glob(name: &str) -> bool {

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Failure, Global, REVISION, logging, terminal};
 use crate::{
+    auth::journal::Entry,
     config::Config,
     monitor::Role,
     server::{self, Handle, Server, ServerError},
@@ -118,10 +119,12 @@ fn reload_on_signal(
                     handle.auth.replace_options(auth);
                     handle.settings.send_replace(Arc::new(server::settings(&live)));
                     handle.metrics.config_reload_ok.set(1.0);
+                    handle.auth.journal().note(Entry::config_reloaded(&diff.live));
                     config = live;
                 }
                 Err(failure) => {
                     handle.metrics.config_reload_ok.set(0.0);
+                    handle.auth.journal().note(Entry::config_refused());
                     tracing::error!("the configuration in force is kept: {failure}");
                 }
             }

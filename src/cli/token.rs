@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Failure, Global, duration_arg, reach, reach::Reach, terminal};
 use crate::{
-    auth::{self, Claims},
+    auth::{self, Claims, journal::Entry},
     config::Config,
     metrics::unix_ms,
     store::StoreError,
@@ -220,6 +220,9 @@ async fn revoke(config: &Config, args: Revoke) -> Result<(), Failure> {
     }
     let store = Reach::need(config, "revoke the token").await?;
     let done = store.blacklist(&jti, ttl).await;
+    if done.is_ok() {
+        store.note(config, Entry::token_revoked(&jti)).await;
+    }
     store.close().await;
     done.map_err(|error| reach::failed("revoke the token", &error))?;
     let ttl = Duration::from_secs(ttl.as_secs().max(1));

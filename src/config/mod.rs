@@ -35,7 +35,7 @@ pub struct Config {
     pub session: session::Options,
     pub http: http::Options,
     pub monitor: monitor::Options,
-    /// In the order of [`detect::Options::sources`]; the built-in `http` is the last.
+    /// In the order of [`detect::Options::sources`]; the built-in `http` and `auditcast` are the last.
     pub sources: Vec<source::Options>,
     /// `listen.public`, `listen.ops`; port 0 takes a free one.
     pub public: SocketAddr,
@@ -47,6 +47,7 @@ pub struct Config {
     /// `limits.memory`: resident bytes above which new connections are refused.
     pub memory_bytes_max: u64,
     pub sign_in: SignIn,
+    pub journal: auth::journal::Options,
     pub log: Log,
     settings: Vec<Setting>,
     /// What it was made of, to be read again with parts of another one.

@@ -85,6 +85,15 @@ pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<F
     let refresh_ttl = auth_section.duration("refresh_ttl", MINUTE, DAY * 3650);
     auth_section.done();
 
+    let journal_section = root.section("journal");
+    let journal = auth::journal::Options {
+        enabled: journal_section.boolean("enabled"),
+        burst: to_u32(journal_section.integer("burst", 1, 10_000)),
+        rate: to_u32(journal_section.integer("rate", 1, 1000)),
+        queue: journal_section.count("queue", 100, 1_000_000),
+    };
+    journal_section.done();
+
     let limits = root.section("limits");
     let connections_max = limits.count("connections", 1, 1_000_000);
     let connections_per_user_max = limits.count("connections_per_user", 1, 100_000);
@@ -173,6 +182,7 @@ pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<F
         shutdown_grace,
         memory_bytes_max,
         sign_in: SignIn { rate_auth: rates.auth, session_ttl: session_timeout, refresh_ttl },
+        journal,
         log,
         settings: reading.settings.into_inner(),
         tree: tree.clone(),

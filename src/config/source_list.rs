@@ -8,17 +8,15 @@ use super::{
     ask::{Ask, quoted},
     rooms::is_name,
 };
-use crate::source::{Kind, Options, Start};
+use crate::source::{HTTP, JOURNAL, Kind, Options, Start};
 
 const SOURCES_MAX: usize = 256;
 const STREAMS_MAX: usize = 1000;
 const KEY_BYTES_MAX: usize = 512;
-/// The built-in source of `POST /api/v1/events`.
-pub(super) const HTTP: &str = "http";
 
 const DEFAULT_START: Start = Start::Ago(Duration::from_secs(3600));
 
-/// The configured sources in the order of the file, and the built-in `http` behind them.
+/// The configured sources in the order of the file, and behind them the built-in `http` and `auditcast`.
 pub(super) fn read(list: &Ask<'_>, prefix: &str) -> Vec<Options> {
     let mut sources = Vec::new();
     let mut streams: Vec<(String, String)> = Vec::new();
@@ -30,6 +28,9 @@ pub(super) fn read(list: &Ask<'_>, prefix: &str) -> Vec<Options> {
         if name == HTTP {
             list.fault(&name, "the name \"http\" is taken by POST /api/v1/events");
         }
+        if name == JOURNAL {
+            list.fault(&name, "the name \"auditcast\" is taken by auditcast's own events");
+        }
         if let Some(options) = one(&name, &source, prefix, &mut streams) {
             sources.push(options);
         }
@@ -39,7 +40,9 @@ pub(super) fn read(list: &Ask<'_>, prefix: &str) -> Vec<Options> {
         let last = sources.last().map_or("", |s| &s.name);
         list.fault(last, format!("expected at most {SOURCES_MAX} sources, found {}", sources.len()));
     }
-    sources.push(Options { name: HTTP.to_owned(), kind: Kind::Http, start: Start::Earliest, timezone: TimeZone::UTC });
+    for (name, kind) in [(HTTP, Kind::Http), (JOURNAL, Kind::Journal)] {
+        sources.push(Options { name: name.to_owned(), kind, start: Start::Earliest, timezone: TimeZone::UTC });
+    }
     sources
 }
 

@@ -15,7 +15,7 @@ use super::{
     params::Params,
     problem::{Code, Problem},
 };
-use crate::{hub::ConnectionInfo, wire};
+use crate::{auth::journal::Entry, hub::ConnectionInfo, wire};
 
 #[derive(Serialize)]
 struct Connections {
@@ -72,7 +72,8 @@ const BODY_BYTES_MAX: usize = 4096;
 
 /// Ends connections of this node. That alone keeps nobody out: a token that shall not come back is revoked.
 pub(super) async fn disconnect(FromState(state): FromState<Arc<State>>, request: Request) -> Result<Response, Problem> {
-    guard::admit(&state, &super::parts(&request), Need::Act).await?;
+    let peer = guard::address(&request);
+    let by = guard::admit(&state, &super::parts(&request), Need::Act).await?;
     Params::read(request.uri(), &[])?;
     let text = intake::read(request.into_body(), BODY_BYTES_MAX).await?;
     let wanted: Disconnect =
@@ -83,5 +84,7 @@ pub(super) async fn disconnect(FromState(state): FromState<Arc<State>>, request:
         (None, None, Some(wanted)) => state.hub.disconnect(|info| info.jti.as_deref() == Some(wanted.as_str())),
         _ => return Err(Problem::bad_request("the body names one of `connection`, `user_id` and `token_id`")),
     };
+    let ended = Entry::connections_ended(disconnected).of(&by);
+    state.auth.journal().note(peer.map_or_else(|| ended.clone(), |peer| ended.clone().from(peer)));
     super::to_json(&Disconnected { disconnected })
 }

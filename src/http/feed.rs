@@ -12,7 +12,11 @@ use super::{
     problem::{Code, Problem},
     serve::Peer,
 };
-use crate::{metrics::unix_ms, session};
+use crate::{
+    auth::journal::{Entry, Limited},
+    metrics::unix_ms,
+    session,
+};
 
 pub(super) async fn websocket(FromState(state): FromState<Arc<State>>, request: Request) -> Response {
     let Some(Peer(peer)) = request.extensions().get::<Peer>().copied() else { return no_peer() };
@@ -34,6 +38,7 @@ pub(super) async fn stream(FromState(state): FromState<Arc<State>>, request: Req
 fn attempt(state: &State, peer: SocketAddr) -> Result<(), Problem> {
     state.limits.connection(peer.ip(), unix_ms()).map_err(|seconds| {
         state.metrics.connections_rejected.inc("rate_limited");
+        state.auth.journal().note(Entry::rate_limited(Limited::Attempts).from(peer.ip()));
         Problem::rate_limited("too many attempts to connect from this address", seconds)
     })
 }

@@ -1,6 +1,6 @@
 //! What every request passes: who asks, how often, from which page.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     extract::{MatchedPath, Request, State as FromState},
@@ -16,7 +16,11 @@ use super::{
     unread,
 };
 use crate::{
-    auth::{Principal, Refusal, RefusalKind, token},
+    auth::{
+        ADMIN_ACCESS, AUDIT_VIEW, AUDIT_WRITE, Principal, Refusal, RefusalKind,
+        journal::{Entry, Limited},
+        token,
+    },
     metrics::unix_ms,
     session, wire,
 };
@@ -55,9 +59,9 @@ pub(super) enum Need {
     Write,
 }
 
-/// Decides who may call. Refusals are counted.
+/// Decides who may call. Refusals are counted and noted.
 pub(super) async fn admit(state: &State, request: &Parts<'_>, need: Need) -> Result<Principal, Problem> {
-    let bearer = bearer(request.headers).map_err(|refusal| refused(state, refusal))?;
+    let bearer = bearer(request.headers).map_err(|refusal| refused(state, request, None, refusal))?;
     // A browser sends the cookie whoever wrote the page, so what changes something must come from a page of ours.
     if matches!(bearer, Bearer::Cookie(_)) && *request.method != Method::GET && !own_origin(state, request.headers) {
         return Err(Problem::new(
@@ -65,28 +69,44 @@ pub(super) async fn admit(state: &State, request: &Parts<'_>, need: Need) -> Res
             "with the cookie, requests that change something must come from auditcast's own page",
         ));
     }
-    let principal = state.auth.verify(bearer.text(), unix_ms()).await.map_err(|refusal| refused(state, refusal))?;
-    let (allowed, wanted) = match need {
-        Need::See => (principal.may_see(), "`audit.view` or `admin.access`"),
-        Need::Act => (principal.may_act(), "`admin.access`"),
-        Need::Write => (principal.may_write(), "`audit.write`"),
+    let verified = state.auth.verify(bearer.text(), unix_ms()).await;
+    let principal = verified.map_err(|refusal| refused(state, request, Some(bearer.text()), refusal))?;
+    let (allowed, lacking, wanted) = match need {
+        Need::See => (principal.may_see(), AUDIT_VIEW, "`audit.view` or `admin.access`"),
+        Need::Act => (principal.may_act(), ADMIN_ACCESS, "`admin.access`"),
+        Need::Write => (principal.may_write(), AUDIT_WRITE, "`audit.write`"),
     };
     if allowed {
         return Ok(principal);
     }
     state.metrics.auth_failures.inc(RefusalKind::Forbidden.as_str());
+    state.auth.journal().note(from(Entry::permission_denied(lacking).of(&principal), request.peer));
     Err(Problem::new(Code::Forbidden, format!("this needs the permission {wanted}")))
 }
 
-fn refused(state: &State, refusal: Refusal) -> Problem {
+fn refused(state: &State, request: &Parts<'_>, token: Option<&str>, refusal: Refusal) -> Problem {
     state.metrics.auth_failures.inc(refusal.kind.as_str());
+    state.auth.note_refusal(token, &refusal, request.peer, unix_ms());
     Problem::from(refusal)
+}
+
+fn from(entry: Entry, peer: Option<IpAddr>) -> Entry {
+    match peer {
+        Some(peer) => entry.from(peer),
+        None => entry,
+    }
+}
+
+/// Who asks, where that is known.
+pub(super) fn address(request: &Request) -> Option<IpAddr> {
+    request.extensions().get::<Peer>().map(|peer| peer.0.ip())
 }
 
 /// What [`admit`] looks at.
 pub(super) struct Parts<'a> {
     pub(super) method: &'a Method,
     pub(super) headers: &'a HeaderMap,
+    pub(super) peer: Option<IpAddr>,
 }
 
 fn own_origin(state: &State, headers: &HeaderMap) -> bool {
@@ -127,6 +147,7 @@ async fn answer(state: &State, request: Request, next: Next) -> Response {
     let endpoint = path.strip_prefix(API).unwrap_or(path);
     if let Err(seconds) = state.limits.request(endpoint, &client(state, &request, now_ms), now_ms) {
         rejected("rate_limited");
+        state.auth.journal().note(from(Entry::rate_limited(Limited::Api), address(&request)));
         return Problem::rate_limited("too many requests", seconds).into_response();
     }
     // The feed answers at once and for ever; its own room sees to its clocks.

@@ -200,7 +200,7 @@ fn origin_of(url: &str) -> String {
 }
 
 fn parts(request: &Request) -> guard::Parts<'_> {
-    guard::Parts { method: request.method(), headers: request.headers() }
+    guard::Parts { method: request.method(), headers: request.headers(), peer: guard::address(request) }
 }
 
 /// JSON that is text already; never kept by a cache, because who may see it changes.

@@ -193,6 +193,10 @@ impl Connection {
         self.entry.id
     }
 
+    pub fn address(&self) -> IpAddr {
+        self.entry.address
+    }
+
     /// Why this connection has been ended from elsewhere ([`Hub::disconnect`], [`Hub::end`], which wake whoever waits on the
     /// hub), if it has.
     pub fn ended(&self) -> Option<CloseCode> {

@@ -59,6 +59,9 @@ pub const CLOSE_CODES: &[&str] = &[
 /// Why a token was refused: `auth::RefusalKind::as_str`.
 pub const AUTH_FAILURES: &[&str] = &["missing", "invalid", "expired", "blacklisted", "forbidden", "unavailable", "other"];
 
+/// What became of auditcast's own audit events: `auth::journal::Counts`.
+pub const JOURNALLED: &[&str] = &["written", "merged", "summarised", "dropped"];
+
 const PROCESSING_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 const COMMIT_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
 
@@ -82,6 +85,11 @@ impl Labelled {
         if let Some(child) = self.children.get(at) {
             child.inc_by(n);
         }
+    }
+
+    /// Brings a count that is kept elsewhere, and only grows, up to `total`. From one task only.
+    pub fn set(&self, name: &str, total: u64) {
+        self.add(name, total.saturating_sub(self.get(name)));
     }
 
     /// The count of a known label value, for tests and for what is told elsewhere.
@@ -128,6 +136,8 @@ pub struct Metrics {
     pub frames_sent: Labelled,
     /// `auditcast_auth_failures_total{reason}`, of [`AUTH_FAILURES`].
     pub auth_failures: Labelled,
+    /// `auditcast_journal_events_total{status}`, of [`JOURNALLED`].
+    pub journal: Labelled,
     /// `auditcast_alert_delivery_seconds`: arrival to socket, replays left out.
     pub alert_delivery: Delivery,
     /// `auditcast_config_last_reload_successful`; 1 from the start.
@@ -203,6 +213,12 @@ impl Metrics {
             ),
             frames_sent: make.labelled("auditcast_frames_sent_total", "Frames sent to clients.", "transport", TRANSPORTS),
             auth_failures: make.labelled("auditcast_auth_failures_total", "Tokens that were refused.", "reason", AUTH_FAILURES),
+            journal: make.labelled(
+                "auditcast_journal_events_total",
+                "What happened at this node and was noted for auditcast's own audit trail.",
+                "status",
+                JOURNALLED,
+            ),
             alert_delivery: make.delivery(
                 "auditcast_alert_delivery_seconds",
                 "Time from an entry's arrival to its alert's way into a client's socket, replays left out.",
@@ -337,6 +353,7 @@ const NODE_FAMILIES: &[&str] = &[
     "auditcast_disconnects_total",
     "auditcast_event_processing_seconds",
     "auditcast_frames_sent_total",
+    "auditcast_journal_events_total",
     "auditcast_ready",
     "auditcast_replayed_entries_total",
     "auditcast_slots_late_total",

@@ -63,6 +63,7 @@ fn every_series_is_there_from_the_start_at_zero() {
         ("disconnects_total", "counter"),
         ("frames_sent_total", "counter"),
         ("auth_failures_total", "counter"),
+        ("journal_events_total", "counter"),
         ("alert_delivery_seconds", "histogram"),
         ("store_up", "gauge"),
         ("store_reconnects_total", "counter"),

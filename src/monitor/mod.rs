@@ -49,7 +49,7 @@ pub struct Options {
 pub struct Settings {
     pub detect: Arc<detect::Options>,
     pub event: event::Options,
-    /// The configured sources and, last, the built-in [`source::HTTP`].
+    /// The configured sources and, last, the built-in [`source::HTTP`] and [`source::JOURNAL`].
     pub sources: Vec<source::Options>,
     pub fingerprint: String,
     pub external_url: Option<String>,

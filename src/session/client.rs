@@ -19,7 +19,10 @@ use super::{
     sweep::Joined,
 };
 use crate::{
-    auth::{Principal, RefusalKind},
+    auth::{
+        Principal, Refusal, RefusalKind,
+        journal::{Entry, Limited},
+    },
     hub::Connection,
     metrics::unix_ms,
     wire::{self, ClientFrame, CloseCode, ErrorCode, RequestId, Subscription},
@@ -35,6 +38,9 @@ const REFUSED_MAX: u32 = 200;
 const LINGER_SLOW: Duration = Duration::from_secs(75);
 /// Every other end is said within this, or not at all.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// `details.transport` of what is noted about a client.
+const WEBSOCKET: &str = "websocket";
 
 /// What is known of a client when its WebSocket stands.
 pub(super) enum Arrival {
@@ -63,6 +69,7 @@ pub(super) struct Client {
     socket: Socket,
     /// Whose it is and that it is in, from its admission on.
     user_id: Option<Arc<str>>,
+    may_act: bool,
     joined: Option<Joined>,
     /// A question of the feed's to the store.
     asking: Option<Asking>,
@@ -83,6 +90,7 @@ pub(super) async fn enter(
     let mut client = Client {
         socket: Socket::take(connected, ctx.clone(), place),
         user_id: None,
+        may_act: false,
         joined: None,
         asking: None,
         requests: Bucket::new(REQUESTS_BURST, REQUESTS_RATE, Instant::now()),
@@ -173,6 +181,12 @@ impl Client {
         if !self.requests.take(now) {
             self.refused += 1;
             if self.refused >= REFUSED_MAX {
+                let link = &self.socket.link;
+                let mut entry = Entry::rate_limited(Limited::Frames).from(link.place.address());
+                if let Some(user_id) = &self.user_id {
+                    entry = entry.user(user_id, None);
+                }
+                link.ctx.auth.journal().note(entry);
                 return Err(End::Close(CloseCode::RateLimited));
             }
             let answer = wire::error_frame(None, ErrorCode::RateLimited, &format!("at most {REQUESTS_RATE} requests a second"));
@@ -202,6 +216,9 @@ impl Client {
         // The first of all, so there is room.
         let _ = feed.subscribe(None, subscription);
         self.user_id = Some(link.place.user_id().unwrap_or_else(|| principal.user_id.as_str().into()));
+        self.may_act = principal.may_act();
+        let entry = Entry::connected(principal, WEBSOCKET, &ctx.name_of(&link.place));
+        ctx.auth.journal().note(entry.from(link.place.address()));
         self.joined = Some(ctx.sweep.join(link));
         let now = Instant::now();
         let mut turn = Turn::new(ctx, now);
@@ -314,7 +331,7 @@ impl Client {
         let answer = match tokio::time::timeout(LINGER, ctx.auth.admit(&token, unix_ms())).await {
             Err(_) => wire::error_frame(id.as_ref(), ErrorCode::Internal, "the store did not answer in time"),
             Ok(Err(refusal)) => {
-                ctx.metrics.auth_failures.inc(refusal.kind.as_str());
+                ctx.refused(Some(&token), &refusal, self.socket.link.place.address());
                 let revoked = refusal.kind == RefusalKind::Blacklisted;
                 let denied = Denied::Token(refusal);
                 if revoked {
@@ -348,6 +365,16 @@ impl Client {
         self.joined = None;
         self.asking = None;
         let ctx = self.socket.link.ctx.clone();
+        if let Some(user_id) = &self.user_id {
+            let code = match &end {
+                End::Close(code) => Some(code.code()),
+                End::Denied(denied) => Some(denied.close().1.code()),
+                End::Peer { .. } | End::AuthTimeout => None,
+            };
+            let place = &self.socket.link.place;
+            let gone = Entry::disconnected(self.may_act, WEBSOCKET, &ctx.name_of(place), code);
+            ctx.auth.journal().note(gone.user(user_id, None).from(place.address()));
+        }
         let (code, frame) = match end {
             End::Peer { closed } => {
                 ctx.metrics.disconnects.inc("other");
@@ -368,7 +395,7 @@ impl Client {
             }
             End::AuthTimeout => {
                 let denied = missing();
-                ctx.metrics.auth_failures.inc("missing");
+                ctx.refused(None, &Refusal::missing(), self.socket.link.place.address());
                 ctx.metrics.connections_rejected.inc(denied.label());
                 (CloseCode::AuthTimeout, wire::error_frame(None, ErrorCode::Forbidden, CloseCode::AuthTimeout.reason()))
             }

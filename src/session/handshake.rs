@@ -1,7 +1,7 @@
 //! `GET /ws`: the handshake, and how a refusal is told there.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -21,7 +21,10 @@ use super::{
     socket::Connected,
 };
 use crate::{
-    auth::{Principal, Refusal},
+    auth::{
+        Principal, Refusal,
+        journal::{Entry, Limited},
+    },
     hub::{Connection, Transport},
     metrics::unix_ms,
     wire::{Subscription, token_in_query},
@@ -162,25 +165,32 @@ fn is_key(key: &[u8]) -> bool {
 /// Takes a token, a place among the connections, and a place of the user's.
 pub(super) async fn admit(ctx: &Context, place: &Connection, token: &str) -> Result<Principal, Denied> {
     let looks = ctx.standing.looks();
-    let principal = judge(ctx, token).await?;
-    place.name(&principal, ctx.options.connections_per_user_max)?;
+    let principal = judge(ctx, token, place.address()).await?;
+    name(ctx, place, &principal)?;
     if ctx.standing.looks() == looks {
         return Ok(principal);
     }
     // What was revoked meanwhile was looked for before this connection had its name.
-    let principal = judge(ctx, token).await?;
-    place.name(&principal, ctx.options.connections_per_user_max)?;
+    let principal = judge(ctx, token, place.address()).await?;
+    name(ctx, place, &principal)?;
     Ok(principal)
 }
 
-async fn judge(ctx: &Context, token: &str) -> Result<Principal, Denied> {
+fn name(ctx: &Context, place: &Connection, principal: &Principal) -> Result<(), Denied> {
+    place.name(principal, ctx.options.connections_per_user_max).map_err(|full| {
+        ctx.auth.journal().note(Entry::rate_limited(Limited::ConnectionsPerUser).of(principal).from(place.address()));
+        full.into()
+    })
+}
+
+async fn judge(ctx: &Context, token: &str, address: IpAddr) -> Result<Principal, Denied> {
     // Boxed: who is in, or waits for his first frame, holds no room for a question to the store.
     let admitted = match timeout(Duration::from_secs(5), Box::pin(ctx.auth.admit(token, unix_ms()))).await {
         Ok(admitted) => admitted,
         Err(_) => return Err(Denied::Unavailable),
     };
     admitted.map_err(|refusal| {
-        ctx.metrics.auth_failures.inc(refusal.kind.as_str());
+        ctx.refused(Some(token), &refusal, address);
         Denied::Token(refusal)
     })
 }
@@ -227,7 +237,7 @@ pub async fn websocket(ctx: Arc<Context>, mut request: Request<Body>, peer: Sock
     let credential = match admission::bearer(headers) {
         Some(Ok(token)) => Credential::Header(token),
         Some(Err(refusal)) => {
-            ctx.metrics.auth_failures.inc(refusal.kind.as_str());
+            ctx.refused(None, &refusal, peer.ip());
             return refuse(&ctx, &Denied::Token(refusal));
         }
         None => match protocols.token.or_else(|| admission::cookie(headers)) {
@@ -240,7 +250,7 @@ pub async fn websocket(ctx: Arc<Context>, mut request: Request<Body>, peer: Sock
     // Told by HTTP to everybody: a place is what there is none of.
     let place = match ctx.hub.reserve(Transport::WebSocket, peer.ip(), unix_ms(), ctx.options.connections_max) {
         Ok(place) => place,
-        Err(full) => return refuse(&ctx, &full.into()),
+        Err(full) => return refuse(&ctx, &ctx.full(full, peer.ip())),
     };
     let arrival = match (open, credential) {
         (Err(denied), Credential::Header(_)) => return refuse(&ctx, &denied),

@@ -18,13 +18,16 @@
 //! | `sse` | the same feed as Server-Sent Events |
 //! | `echo` | the handshake, `socket` and `decode` alone, for conformance suites |
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    auth::{Auth, Principal},
-    hub::{Connection, Hub},
+    auth::{
+        Auth, Principal, Refusal,
+        journal::{Entry, Limited},
+    },
+    hub::{Connection, Full, Hub},
     metrics::{Metrics, unix_ms},
     store::Store,
     wire,
@@ -92,6 +95,25 @@ pub struct Context {
 }
 
 impl Context {
+    /// Counts and notes that a token was refused, or was not there.
+    fn refused(&self, token: Option<&str>, refusal: &Refusal, address: IpAddr) {
+        self.metrics.auth_failures.inc(refusal.kind.as_str());
+        self.auth.note_refusal(token, refusal, Some(address), unix_ms());
+    }
+
+    /// Notes that there was no place.
+    fn full(&self, full: Full, address: IpAddr) -> admission::Denied {
+        if full == Full::Node {
+            self.auth.journal().note(Entry::rate_limited(Limited::Connections).from(address));
+        }
+        full.into()
+    }
+
+    /// A connection's name, as `hello` and `GET /connections` say it.
+    fn name_of(&self, place: &Connection) -> String {
+        format!("{}-{}", self.node, place.id())
+    }
+
     /// Whoever makes one runs [`sweep`] and [`standing`] beside it.
     pub fn new(hub: Arc<Hub>, store: Store, auth: Auth, metrics: Arc<Metrics>, options: Options, node: String) -> Arc<Context> {
         Arc::new(Context {
@@ -125,7 +147,7 @@ impl Context {
         let options = &self.options;
         wire::hello(&wire::Hello {
             version: env!("CARGO_PKG_VERSION"),
-            connection: format!("{}-{}", self.node, place.id()),
+            connection: self.name_of(place),
             node: self.node.clone(),
             time: wire::rfc3339(unix_ms()),
             user: principal.user_id.clone(),

@@ -21,7 +21,7 @@ use super::{
     retry_in_ms,
 };
 use crate::{
-    auth::Principal,
+    auth::{Principal, Refusal, journal::Entry},
     hub::{Connection, Transport},
     metrics::{Arrivals, Delays, unix_ms},
     wire::{self, CloseCode, Subscription, token_in_query},
@@ -54,11 +54,11 @@ pub async fn sse(ctx: Arc<Context>, request: Request<Body>, peer: SocketAddr) ->
     let token = match admission::bearer(headers).or_else(|| admission::cookie(headers).map(Ok)) {
         Some(Ok(token)) => token,
         Some(Err(refusal)) => {
-            ctx.metrics.auth_failures.inc(refusal.kind.as_str());
+            ctx.refused(None, &refusal, peer.ip());
             return refuse(&ctx, &Denied::Token(refusal));
         }
         None => {
-            ctx.metrics.auth_failures.inc("missing");
+            ctx.refused(None, &Refusal::missing(), peer.ip());
             return refuse(&ctx, &missing());
         }
     };
@@ -70,7 +70,7 @@ pub async fn sse(ctx: Arc<Context>, request: Request<Body>, peer: SocketAddr) ->
     }
     let place = match ctx.hub.reserve(Transport::Sse, peer.ip(), unix_ms(), ctx.options.connections_max) {
         Ok(place) => place,
-        Err(full) => return refuse(&ctx, &full.into()),
+        Err(full) => return refuse(&ctx, &ctx.full(full, peer.ip())),
     };
     let principal = match admit(&ctx, &place, &token).await {
         Ok(principal) => principal,
@@ -119,7 +119,11 @@ impl Client {
         let ctx = self.ctx.clone();
         ctx.metrics.connections.sse.inc();
         let _open = Open(ctx.metrics.connections.sse.clone());
+        let name = ctx.name_of(&self.place);
+        ctx.auth.journal().note(Entry::connected(&principal, "sse", &name).from(self.place.address()));
         let code = self.run(&principal, subscription).await;
+        let gone = Entry::disconnected(principal.may_act(), "sse", &name, code.map(CloseCode::code));
+        ctx.auth.journal().note(gone.of(&principal).from(self.place.address()));
         let Some(code) = code else {
             ctx.metrics.disconnects.inc("other");
             return;

@@ -27,6 +27,8 @@ pub enum Kind {
     File { path: PathBuf },
     /// `POST /api/v1/events`: the built-in source `http`.
     Http,
+    /// auditcast's own: the built-in source `auditcast`.
+    Journal,
 }
 
 /// Where a source is read from when the store has never seen it.
@@ -39,6 +41,8 @@ pub enum Start {
 
 /// Name of the built-in source that `POST /api/v1/events` feeds.
 pub const HTTP: &str = "http";
+/// Name of the built-in source of what auditcast says about itself.
+pub const JOURNAL: &str = crate::auth::journal::SOURCE;
 
 mod channel;
 mod file;
@@ -48,7 +52,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::store::{IntakeItem, Store, StoreError};
 
-/// Runs one bridge until told to stop; what fails is told once and tried again. Streams and HTTP have none.
+/// Runs one bridge until told to stop; what fails is told once and tried again. Streams, HTTP and the journal have none.
 pub async fn bridge(options: Options, store: Store, stop: CancellationToken) {
     let name = options.name.clone();
     let mut pause = FIRST_PAUSE;
@@ -56,7 +60,7 @@ pub async fn bridge(options: Options, store: Store, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let run = async {
             match &options.kind {
-                Kind::Stream { .. } | Kind::Http => std::future::pending().await,
+                Kind::Stream { .. } | Kind::Http | Kind::Journal => std::future::pending().await,
                 Kind::Keys { pattern } => keys::run(&options, pattern, &store).await,
                 Kind::Channel { pattern } => channel::run(&options, pattern, &store).await,
                 Kind::File { path } => file::run(&options, path, &store).await,

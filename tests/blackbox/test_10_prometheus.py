@@ -21,7 +21,7 @@ GAUGES = """failed_logins_last_hour rate_limit_violations permission_violations 
 error_ratio operation_p95_seconds source_lag_entries source_last_event_timestamp_seconds alerts_active active connections store_up ready
 config_last_reload_successful config_info build_info""".split()
 COUNTERS = """events_total source_events_total source_invalid_total source_gaps_total timestamps_replaced_total replayed_entries_total alerts_total
-slots_closed_total slots_late_total connections_rejected_total disconnects_total frames_sent_total auth_failures_total store_reconnects_total""".split()
+slots_closed_total slots_late_total connections_rejected_total disconnects_total frames_sent_total auth_failures_total journal_events_total store_reconnects_total""".split()
 HISTOGRAMS = ["operation_duration_seconds", "event_processing_seconds", "commit_seconds", "alert_delivery_seconds"]
 CATEGORIES = {"auth", "session", "permission", "rate_limit", "security", "token", "user", "admin", "data", "api", "encryption", "config", "system", "audit", "other"}
 

@@ -84,8 +84,8 @@ async fn progress(report: &mut Report, config: &Config, ops: &str) {
                 let age = Duration::from_secs((unix_ms() / 1000).saturating_sub(last as u64));
                 report.ok(&name, format!("its newest event came {} ago", humantime::format_duration(age)));
             }
-            // Nobody need ever post an event.
-            Some(_) if source.kind == crate::source::Kind::Http => {}
+            // Nobody need ever post an event, and the journal may be switched off.
+            Some(_) if matches!(source.kind, crate::source::Kind::Http | crate::source::Kind::Journal) => {}
             Some(_) => report.warn(&name, "no event has come yet", "check that the application writes to it"),
             None => report.warn(&name, "the daemon does not know it", "restart it: its sources are other ones"),
         }
