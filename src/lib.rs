@@ -19,7 +19,7 @@
 //! | [`wire`] | what clients see: frames, requests, close codes, positions, JSON of the API (pure) |
 //! | [`metrics`] | every Prometheus series, by name, in one place; what `/readyz` says |
 //! | [`store`] | where it lasts: audit logs, alert log, commit, lease, snapshots; Redis or embedded |
-//! | [`auth`] | who may look: tokens, permissions, revocation; the daemon's own audit trail |
+//! | [`auth`] | who may look: tokens, permissions, revocation; sign-in for people; the daemon's own audit trail |
 //! | [`source`] | bridges in: keys, channel, file |
 //! | [`hub`] | the tail of the alert log and the live events in memory; cursors on it; who is connected |
 //! | [`monitor`] | the one loop that owns the detector: batches in, commits out; leading and following |

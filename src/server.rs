@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    auth::{Auth, Journal},
+    auth::{Auth, Journal, people::People},
     config::Config,
     event::{Classifier, Severity},
     http,
@@ -182,8 +182,8 @@ impl Server {
             store.clone(),
             hub.clone(),
             auth.clone(),
-            metrics.clone(),
             classifier,
+            People::new(config.sign_in.clone(), store.clone(), auth.clone()),
         );
 
         let journal = auth.journal().clone();

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use auditcast::{
-    auth::journal::Options as Journal,
+    auth::{
+        journal::Options as Journal,
+        people::{attempts::Limits, password::Policy},
+    },
     config::{Config, Sources},
     detect::Bound,
     event::{Lists, Severity},
@@ -45,9 +48,15 @@ fn defaults_are_the_contracts() {
     assert!(config.http.security_headers);
     assert_eq!((config.http.rates.general, config.http.rates.window), (600, Duration::from_secs(60)));
     assert_eq!(config.http.body_bytes_max, 1 << 20);
-    assert_eq!(config.sign_in.rate_auth, 5);
-    assert_eq!(config.sign_in.session_ttl, Duration::from_secs(30 * 60));
+    assert_eq!(config.http.rates.auth, 5);
+    assert_eq!(config.sign_in.session_timeout, Duration::from_secs(30 * 60));
     assert_eq!(config.sign_in.refresh_ttl, Duration::from_secs(10_080 * 60));
+    assert_eq!((config.sign_in.access_ttl, config.sign_in.bcrypt_cost), (Duration::from_secs(30 * 60), 12));
+    let policy = Policy { min_length: 8, require_special: true, require_numbers: true, require_uppercase: true };
+    assert_eq!(config.sign_in.policy, policy);
+    let lockout = Limits { failures: 5, window_ms: 900_000, first_ms: 60_000, longest_ms: HOUR_MS };
+    assert_eq!(config.sign_in.lockout, lockout);
+    assert_eq!(config.sign_in.encryption_key, None);
 
     let detect = &config.detect;
     assert_eq!((detect.interval_ms, detect.snapshot_interval_ms), (5_000, 60_000));
@@ -220,7 +229,7 @@ fn the_guides_variables_count() {
     assert_eq!(auth.max_age, Duration::from_secs(12 * 3600));
     assert_eq!(config.detect.session_timeout_ms, 45 * 60_000);
     assert_eq!(config.sign_in.refresh_ttl, Duration::from_secs(3600));
-    assert_eq!((config.http.rates.general, config.http.rates.auth, config.sign_in.rate_auth), (10, 3, 3));
+    assert_eq!((config.http.rates.general, config.http.rates.auth, config.http.rates.auth), (10, 3, 3));
     assert_eq!(config.http.rates.window, Duration::from_secs(30));
     assert_eq!(config.store.alerts_retention, Duration::from_secs(30 * 86_400));
     assert_eq!(config.log.level, "warn");

@@ -20,6 +20,7 @@ pub mod issue;
 pub mod journal;
 mod jws;
 mod key;
+pub mod people;
 mod principal;
 mod refusal;
 mod revoked;

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Config, ConfigError};
 
+mod ask;
 pub mod check;
 pub mod demo;
 pub mod doctor;
@@ -18,6 +19,7 @@ mod reach;
 pub mod serve;
 pub mod terminal;
 pub mod token;
+pub mod user;
 pub mod watch;
 
 pub use demo::Demo;
@@ -75,6 +77,8 @@ pub enum Command {
     Watch(watch::Watch),
     /// Issue, inspect and revoke tokens
     Token(token::Token),
+    /// People who may sign in: add, passwd, disable, unlock, list, a second factor
+    User(user::User),
     /// Check the store, streams, clock, secrets and listeners, and say what to do
     Doctor(doctor::Doctor),
     /// Ask a running daemon whether it is well: exit 0 or 1
@@ -184,6 +188,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Emit(args) => emit::run(&global, args).await,
         Command::Watch(args) => watch::run(&global, args).await,
         Command::Token(args) => token::run(&global, args).await,
+        Command::User(args) => user::run(&global, args).await,
         Command::Doctor(args) => doctor::run(&global, &args).await,
         Command::Health(args) => health::run(&global, &args).await,
     }

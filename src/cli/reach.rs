@@ -10,7 +10,11 @@ use crate::{
     config::Config,
     event::EntryId,
     metrics::unix_ms,
-    store::{Store, StoreError, StreamFault, StreamInfo, Target, embedded::control::Access},
+    store::{
+        Store, StoreError, StreamFault, StreamInfo, Target,
+        embedded::control::Access,
+        record::{Body, Change, Changed, Table},
+    },
 };
 
 /// For the first answer of a store.
@@ -95,6 +99,27 @@ impl Reach {
             Reach::Redis(store) => store.permissions(user_id).await,
             Reach::Embedded(Access::Direct(store)) => store.permissions(user_id).await,
             Reach::Embedded(Access::Control(_)) => Ok(Vec::new()),
+        }
+    }
+
+    pub async fn record(&self, table: Table, name: &str) -> Result<Option<Body>, StoreError> {
+        match self {
+            Reach::Redis(store) => store.record(table, name).await,
+            Reach::Embedded(access) => access.record(table, name).await,
+        }
+    }
+
+    pub async fn record_change(&self, change: &Change) -> Result<Changed, StoreError> {
+        match self {
+            Reach::Redis(store) => store.record_change(change).await,
+            Reach::Embedded(access) => access.record_change(change).await,
+        }
+    }
+
+    pub async fn records(&self, table: Table, after: &str, limit: usize) -> Result<Vec<(String, Body)>, StoreError> {
+        match self {
+            Reach::Redis(store) => store.records(table, after, limit).await,
+            Reach::Embedded(access) => access.records(table, after, limit).await,
         }
     }
 

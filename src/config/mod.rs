@@ -40,29 +40,18 @@ pub struct Config {
     /// `listen.public`, `listen.ops`; port 0 takes a free one.
     pub public: SocketAddr,
     pub ops: SocketAddr,
-    /// `ENCRYPTION_KEY` is a guide's sample text: nothing is encrypted with it yet, so it is told and not refused.
+    /// `ENCRYPTION_KEY` is a guide's sample text: told, and no second factor is set up with it.
     pub sample_encryption_key: bool,
     /// After a stop signal everything has so long to end.
     pub shutdown_grace: Duration,
     /// `limits.memory`: resident bytes above which new connections are refused.
     pub memory_bytes_max: u64,
-    pub sign_in: SignIn,
     pub journal: auth::journal::Options,
+    pub sign_in: auth::people::Options,
     pub log: Log,
     settings: Vec<Setting>,
     /// What it was made of, to be read again with parts of another one.
     tree: tree::Table,
-}
-
-/// What signing in will need.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SignIn {
-    /// `RATE_LIMIT_AUTH` sign-ins per client and `RATE_LIMIT_WINDOW`.
-    pub rate_auth: u32,
-    /// `SESSION_TIMEOUT_MINUTES`: life of an access token.
-    pub session_ttl: Duration,
-    /// `REFRESH_TOKEN_MINUTES`.
-    pub refresh_ttl: Duration,
 }
 
 /// `[log]`.

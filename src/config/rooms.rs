@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    Config, Log, SignIn,
+    Config, Log,
     ask::{Ask, Reading, quoted},
     auth_section, detection,
     fault::Fault,
@@ -11,7 +11,11 @@ use super::{
     tree::Table,
     url,
 };
-use crate::{auth, event::Severity, http, hub, monitor, session, store};
+use crate::{
+    auth::{self, people},
+    event::Severity,
+    http, hub, monitor, session, store,
+};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -82,7 +86,12 @@ pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<F
     let auth_section = root.section("auth");
     let (auth, secret) = auth_section::options(&auth_section);
     let session_timeout = auth_section.duration("session_timeout", MINUTE, DAY * 30);
-    let refresh_ttl = auth_section.duration("refresh_ttl", MINUTE, DAY * 3650);
+    let people = {
+        let password = root.section("password");
+        let people = people_options(&auth_section, &password, session_timeout, auth.max_age);
+        password.done();
+        people
+    };
     auth_section.done();
 
     let journal_section = root.section("journal");
@@ -140,7 +149,8 @@ pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<F
     });
 
     let encryption = root.section("encryption");
-    let sample_encryption_key = encryption.secret("key").is_some_and(|key| auth::is_sample(&key));
+    let encryption_key = encryption.secret("key").map(auth::Secret);
+    let sample_encryption_key = encryption_key.as_ref().is_some_and(|key| auth::is_sample(&key.0));
     encryption.word("algorithm", &["AES-256-GCM"]);
     encryption.done();
 
@@ -165,15 +175,7 @@ pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<F
         secret,
         hub,
         session,
-        http: http::Options {
-            external_url,
-            cors_origins,
-            security_headers,
-            header_timeout,
-            body_bytes_max,
-            sockets_max,
-            rates: rates.clone(),
-        },
+        http: http::Options { external_url, cors_origins, security_headers, header_timeout, body_bytes_max, sockets_max, rates },
         monitor,
         sources,
         public,
@@ -181,12 +183,42 @@ pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<F
         sample_encryption_key,
         shutdown_grace,
         memory_bytes_max,
-        sign_in: SignIn { rate_auth: rates.auth, session_ttl: session_timeout, refresh_ttl },
         journal,
+        sign_in: people::Options { encryption_key, ..people },
         log,
         settings: reading.settings.into_inner(),
         tree: tree.clone(),
     })
+}
+
+/// What people sign in with; the encryption key stands in another section.
+fn people_options(ask: &Ask<'_>, password: &Ask<'_>, session_timeout: Duration, max_age: Duration) -> people::Options {
+    // Older than that it would be refused all the same.
+    let access_ttl = ask.duration("access_ttl", MINUTE, DAY).min(max_age);
+    let lockout = people::attempts::Limits {
+        failures: to_u32(ask.integer("lockout_failures", 1, 1000)),
+        window_ms: detection::ms(ask.duration("lockout_window", SECOND, DAY)),
+        first_ms: detection::ms(ask.duration("lockout_first", SECOND, DAY)),
+        longest_ms: detection::ms(ask.duration("lockout_longest", SECOND, DAY)),
+    };
+    if lockout.longest_ms < lockout.first_ms {
+        ask.fault("lockout_longest", "expected at least auth.lockout_first");
+    }
+    let costs = people::password::COSTS;
+    people::Options {
+        access_ttl,
+        session_timeout,
+        refresh_ttl: ask.duration("refresh_ttl", MINUTE, DAY * 3650),
+        bcrypt_cost: to_u32(ask.integer("bcrypt_cost", u64::from(*costs.start()), u64::from(*costs.end()))),
+        policy: people::password::Policy {
+            min_length: password.count("min_length", 1, people::password::BYTES_MAX as u64),
+            require_special: password.boolean("require_special"),
+            require_numbers: password.boolean("require_numbers"),
+            require_uppercase: password.boolean("require_uppercase"),
+        },
+        lockout,
+        encryption_key: None,
+    }
 }
 
 fn rates(limits: &Ask<'_>) -> http::Rates {

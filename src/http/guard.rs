@@ -47,7 +47,7 @@ impl Bearer {
 pub(super) fn bearer(headers: &HeaderMap) -> Result<Bearer, Refusal> {
     match session::bearer(headers) {
         Some(token) => token.map(Bearer::Header),
-        None => session::cookie(headers).map(Bearer::Cookie).ok_or_else(Refusal::missing),
+        None => session::cookie(headers, session::COOKIE).map(Bearer::Cookie).ok_or_else(Refusal::missing),
     }
 }
 
@@ -84,7 +84,7 @@ pub(super) async fn admit(state: &State, request: &Parts<'_>, need: Need) -> Res
     Err(Problem::new(Code::Forbidden, format!("this needs the permission {wanted}")))
 }
 
-fn refused(state: &State, request: &Parts<'_>, token: Option<&str>, refusal: Refusal) -> Problem {
+pub(super) fn refused(state: &State, request: &Parts<'_>, token: Option<&str>, refusal: Refusal) -> Problem {
     state.metrics.auth_failures.inc(refusal.kind.as_str());
     state.auth.note_refusal(token, &refusal, request.peer, unix_ms());
     Problem::from(refusal)
@@ -109,7 +109,7 @@ pub(super) struct Parts<'a> {
     pub(super) peer: Option<IpAddr>,
 }
 
-fn own_origin(state: &State, headers: &HeaderMap) -> bool {
+pub(super) fn own_origin(state: &State, headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(header::ORIGIN).and_then(|value| value.to_str().ok()) else { return false };
     let host = headers.get(header::HOST).and_then(|value| value.to_str().ok());
     let at_host = host.is_some_and(|host| {

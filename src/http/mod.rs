@@ -23,7 +23,14 @@ use tower_http::{
     cors::{AllowOrigin, CorsLayer},
 };
 
-use crate::{auth::Auth, event::Classifier, hub::Hub, metrics::Metrics, session, store::Store};
+use crate::{
+    auth::{Auth, people::People},
+    event::Classifier,
+    hub::Hub,
+    metrics::Metrics,
+    session,
+    store::Store,
+};
 
 mod alerts;
 mod connections;
@@ -37,6 +44,7 @@ mod params;
 mod probes;
 mod problem;
 mod serve;
+mod signin;
 mod unread;
 mod values;
 
@@ -72,10 +80,11 @@ pub struct State {
     /// For `POST /events`; an event is looked at for microseconds, so waiting for it costs less than one for each.
     classifier: Mutex<Classifier>,
     limits: limit::Limits,
+    people: People,
 }
 
 impl State {
-    /// `ctx` is what sessions share, with the same store, hub, auth and metrics; `classifier` looks at events that come by HTTP,
+    /// `ctx` is what sessions share, with the same store, hub and auth; `classifier` looks at events that come by HTTP,
     /// by the same configuration as the monitor's.
     pub fn new(
         options: Options,
@@ -83,11 +92,12 @@ impl State {
         store: Store,
         hub: Arc<Hub>,
         auth: Auth,
-        metrics: Arc<Metrics>,
         classifier: Classifier,
+        people: People,
     ) -> Arc<State> {
+        let metrics = ctx.metrics.clone();
         let limits = limit::Limits::new(&options.rates);
-        Arc::new(State { options, ctx, store, hub, auth, metrics, classifier: Mutex::new(classifier), limits })
+        Arc::new(State { options, ctx, store, hub, auth, metrics, classifier: Mutex::new(classifier), limits, people })
     }
 
     /// Counts for all nodes what clients do on this one, for ever.
@@ -116,6 +126,9 @@ fn api() -> Vec<Route> {
         ("/api/v1/events", "post", post(intake::post)),
         ("/api/v1/connections", "get", get(connections::list)),
         ("/api/v1/connections/disconnect", "post", post(connections::disconnect)),
+        ("/api/v1/auth/login", "post", post(signin::login)),
+        ("/api/v1/auth/refresh", "post", post(signin::refresh)),
+        ("/api/v1/auth/logout", "post", post(signin::logout)),
     ]
 }
 

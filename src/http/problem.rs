@@ -18,6 +18,7 @@ pub enum Code {
     BadRequest,
     BadJson,
     TokenInQuery,
+    BadCredentials,
     Missing,
     Invalid,
     Expired,
@@ -31,16 +32,18 @@ pub enum Code {
     TooLarge,
     UnsupportedType,
     RateLimited,
+    Busy,
     Unavailable,
     Timeout,
     Internal,
 }
 
 impl Code {
-    pub const ALL: [Code; 19] = [
+    pub const ALL: [Code; 21] = [
         Code::BadRequest,
         Code::BadJson,
         Code::TokenInQuery,
+        Code::BadCredentials,
         Code::Missing,
         Code::Invalid,
         Code::Expired,
@@ -54,6 +57,7 @@ impl Code {
         Code::TooLarge,
         Code::UnsupportedType,
         Code::RateLimited,
+        Code::Busy,
         Code::Unavailable,
         Code::Timeout,
         Code::Internal,
@@ -64,6 +68,7 @@ impl Code {
             Code::BadRequest => "bad_request",
             Code::BadJson => "bad_json",
             Code::TokenInQuery => "token_in_query",
+            Code::BadCredentials => "bad_credentials",
             Code::Missing => "missing",
             Code::Invalid => "invalid",
             // Of a token with status 401, of a position with 410 (contract §7).
@@ -77,6 +82,7 @@ impl Code {
             Code::TooLarge => "too_large",
             Code::UnsupportedType => "unsupported_type",
             Code::RateLimited => "rate_limited",
+            Code::Busy => "busy",
             Code::Unavailable => "unavailable",
             Code::Timeout => "timeout",
             Code::Internal => "internal",
@@ -86,7 +92,7 @@ impl Code {
     pub fn status(self) -> StatusCode {
         match self {
             Code::BadRequest | Code::BadJson | Code::TokenInQuery => StatusCode::BAD_REQUEST,
-            Code::Missing | Code::Invalid | Code::Expired | Code::Blacklisted => StatusCode::UNAUTHORIZED,
+            Code::BadCredentials | Code::Missing | Code::Invalid | Code::Expired | Code::Blacklisted => StatusCode::UNAUTHORIZED,
             Code::Forbidden | Code::Origin => StatusCode::FORBIDDEN,
             Code::NotFound | Code::UnknownAlert => StatusCode::NOT_FOUND,
             Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -94,7 +100,7 @@ impl Code {
             Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Code::UnsupportedType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Code::Busy | Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Code::Timeout => StatusCode::REQUEST_TIMEOUT,
             Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -105,6 +111,7 @@ impl Code {
             Code::BadRequest => "Bad request",
             Code::BadJson => "Not JSON",
             Code::TokenInQuery => "Token in the query",
+            Code::BadCredentials => "Sign-in refused",
             Code::Missing => "Token missing",
             Code::Invalid => "Token invalid",
             Code::Expired => "Token expired",
@@ -118,6 +125,7 @@ impl Code {
             Code::TooLarge => "Body too large",
             Code::UnsupportedType => "Unsupported content type",
             Code::RateLimited => "Too many requests",
+            Code::Busy => "Too busy",
             Code::Unavailable => "Store not reachable",
             Code::Timeout => "Request took too long",
             Code::Internal => "Internal error",
@@ -210,7 +218,11 @@ impl IntoResponse for Problem {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if status == StatusCode::UNAUTHORIZED {
             // RFC 6750 §3: a challenge without an error code where no token came.
-            let challenge = if self.code == Code::Missing { "Bearer" } else { "Bearer error=\"invalid_token\"" };
+            let challenge = if matches!(self.code, Code::Missing | Code::BadCredentials) {
+                "Bearer"
+            } else {
+                "Bearer error=\"invalid_token\""
+            };
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if let Some(seconds) = self.retry_after {

@@ -56,8 +56,9 @@ pub const CLOSE_CODES: &[&str] = &[
     "3507", "other",
 ];
 
-/// Why a token was refused: `auth::RefusalKind::as_str`.
-pub const AUTH_FAILURES: &[&str] = &["missing", "invalid", "expired", "blacklisted", "forbidden", "unavailable", "other"];
+/// Why a token was refused: `auth::RefusalKind::as_str`; `sign_in`: a wrong user name, password or code.
+pub const AUTH_FAILURES: &[&str] =
+    &["missing", "invalid", "expired", "blacklisted", "forbidden", "unavailable", "sign_in", "other"];
 
 /// What became of auditcast's own audit events: `auth::journal::Counts`.
 pub const JOURNALLED: &[&str] = &["written", "merged", "summarised", "dropped"];
@@ -212,7 +213,12 @@ impl Metrics {
                 CLOSE_CODES,
             ),
             frames_sent: make.labelled("auditcast_frames_sent_total", "Frames sent to clients.", "transport", TRANSPORTS),
-            auth_failures: make.labelled("auditcast_auth_failures_total", "Tokens that were refused.", "reason", AUTH_FAILURES),
+            auth_failures: make.labelled(
+                "auditcast_auth_failures_total",
+                "Tokens and sign-ins that were refused.",
+                "reason",
+                AUTH_FAILURES,
+            ),
             journal: make.labelled(
                 "auditcast_journal_events_total",
                 "What happened at this node and was noted for auditcast's own audit trail.",

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The sign-in cookie (contract §10).
-const COOKIE: &str = "__Host-auditcast";
+pub const COOKIE: &str = "__Host-auditcast";
 /// The subprotocol, and what the token's item begins with.
 pub(super) const PROTOCOL: &str = "auditcast.v1";
 const PROTOCOL_TOKEN: &str = "auditcast.token.";
@@ -74,12 +74,12 @@ pub fn bearer(headers: &HeaderMap) -> Option<Result<String, Refusal>> {
     Some(token.ok_or_else(|| Refusal::new(RefusalKind::Invalid, "`Authorization` holds no bearer token")))
 }
 
-/// The token in the sign-in cookie.
-pub fn cookie(headers: &HeaderMap) -> Option<String> {
+/// A cookie's value, if there is one.
+pub fn cookie(headers: &HeaderMap, wanted: &str) -> Option<String> {
     headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(';')).find_map(
         |pair| {
             let (name, value) = pair.trim().split_once('=')?;
-            (name == COOKIE && !value.is_empty()).then(|| value.trim_matches('"').to_owned())
+            (name == wanted && !value.is_empty()).then(|| value.trim_matches('"').to_owned())
         },
     )
 }
@@ -317,7 +317,7 @@ mod tests {
         assert_eq!(of("bearer  abc "), Some(Some("abc".into())));
         assert_eq!(of("Basic abc"), Some(None));
         assert_eq!(of("Bearer "), Some(None));
-        assert_eq!(cookie(&headers(&[("cookie", "a=b; __Host-auditcast=abc; c=d")])), Some("abc".into()));
-        assert_eq!(cookie(&headers(&[("cookie", "auditcast=abc")])), None);
+        assert_eq!(cookie(&headers(&[("cookie", "a=b; __Host-auditcast=abc; c=d")]), COOKIE), Some("abc".into()));
+        assert_eq!(cookie(&headers(&[("cookie", "auditcast=abc")]), COOKIE), None);
     }
 }

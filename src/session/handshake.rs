@@ -240,7 +240,7 @@ pub async fn websocket(ctx: Arc<Context>, mut request: Request<Body>, peer: Sock
             ctx.refused(None, &refusal, peer.ip());
             return refuse(&ctx, &Denied::Token(refusal));
         }
-        None => match protocols.token.or_else(|| admission::cookie(headers)) {
+        None => match protocols.token.or_else(|| admission::cookie(headers, admission::COOKIE)) {
             Some(token) => Credential::Browser(token),
             None => Credential::FirstFrame,
         },

@@ -47,7 +47,7 @@ mod sse;
 mod standing;
 mod sweep;
 
-pub use admission::{bearer, cookie};
+pub use admission::{COOKIE, bearer, cookie};
 pub use echo::echo;
 pub use handshake::{Giver, Handover, websocket};
 pub use sse::sse;

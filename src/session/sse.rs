@@ -51,7 +51,7 @@ pub async fn sse(ctx: Arc<Context>, request: Request<Body>, peer: SocketAddr) ->
             Err(bad) => return refuse(&ctx, &Denied::BadRequest(format!("`Last-Event-ID`: {bad}"))),
         }
     }
-    let token = match admission::bearer(headers).or_else(|| admission::cookie(headers).map(Ok)) {
+    let token = match admission::bearer(headers).or_else(|| admission::cookie(headers, admission::COOKIE).map(Ok)) {
         Some(Ok(token)) => token,
         Some(Err(refusal)) => {
             ctx.refused(None, &refusal, peer.ip());

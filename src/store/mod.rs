@@ -17,6 +17,7 @@
 //! | `P:intake` | stream | what the bridges took in |
 //! | `P:seen`, `P:seen:ids` | zset, hash | deduplication of the intake: key → expiry, key → entry id |
 //! | `P:metrics` | zset | seconds for which `security:metrics:{s}` was stored |
+//! | `P:people`, `P:attempts`, and each with `:ends` | hash, zset | who may sign in, failed attempts at it: name → JSON, name → end |
 //! | `P:tokens` | … | revocations seen (later) |
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
@@ -283,6 +284,7 @@ pub mod embedded;
 mod entry;
 mod glob;
 mod read;
+pub mod record;
 pub mod redis;
 mod watch;
 

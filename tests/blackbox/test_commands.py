@@ -27,7 +27,7 @@ def one_sentence(done, code):
 
 
 def test_help_and_version():
-    for command in ("", "serve", "demo", "check", "emit", "watch", "token", "doctor", "health"):
+    for command in ("", "serve", "demo", "check", "emit", "watch", "token", "user", "doctor", "health"):
         done = run(*([command] if command else []), "--help")
         assert done.returncode == 0 and "Usage" in done.stdout, command
     done = run("--version")

@@ -16,6 +16,7 @@ use auditcast::{
     store::{
         Commit, CommitRecord, Committed, DeadLetter, IntakeItem, LogEntry, NewEntry, Options, Rate, Reader, Snapshot, Store,
         StoreError, Taken, Target,
+        record::{BODY_BYTES_MAX, Body, Change, Changed, Table},
     },
 };
 use server::RedisServer;
@@ -141,6 +142,8 @@ macro_rules! all_scenarios {
             counts_are_shared_and_end,
             a_watch_tells_at_once_of_tokens_that_are_revoked,
             many_tokens_are_looked_up_together,
+            records_change_only_for_who_has_seen_them,
+            records_are_bounded,
             everything_is_there_after_reopening,
         );
     };
@@ -946,6 +949,86 @@ pub async fn counts_are_shared_and_end(engine: &Engine) {
     store.rate_count(&[rate("short", 5)], short).await.unwrap();
     until("its window has ended", || async { store.rate_count(&[rate("short", 1)], short).await.unwrap()[0].unwrap().used == 1 })
         .await;
+    store.close().await;
+}
+
+fn change(table: Table, name: &str, before: Option<&str>, after: Option<&str>) -> Change {
+    let body = |text: Option<&str>| text.map(|text| Body(text.to_owned()));
+    Change { table, name: name.to_owned(), before: body(before), after: body(after), ttl_ms: None }
+}
+
+pub async fn records_change_only_for_who_has_seen_them(engine: &Engine) {
+    let store = engine.open().await;
+    for table in [Table::People, Table::Attempts] {
+        let put = |name: &'static str, before, after| {
+            let store = store.clone();
+            async move { store.record_change(&change(table, name, before, after)).await.unwrap() }
+        };
+        assert_eq!(store.record(table, "ana").await.unwrap(), None);
+        assert_eq!(put("ana", Some("x"), Some("1")).await, Changed::Other, "there is nothing");
+        assert_eq!(put("ana", None, Some("1")).await, Changed::Done);
+        assert_eq!(put("ana", None, Some("1")).await, Changed::Done, "asked again");
+        assert_eq!(put("ana", None, Some("2")).await, Changed::Other);
+        assert_eq!(put("ana", Some("1"), Some("é\n2")).await, Changed::Done);
+        assert_eq!(put("ana", Some("1"), None).await, Changed::Other);
+        assert_eq!(store.record(table, "ana").await.unwrap(), Some(Body("é\n2".into())));
+        for name in ["c", "b", ""] {
+            let done = store.record_change(&change(table, name, None, Some("x"))).await;
+            assert_eq!(done.is_ok(), !name.is_empty());
+        }
+        let names = |found: Vec<(String, Body)>| found.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names(store.records(table, "", 10).await.unwrap()), ["ana", "b", "c"]);
+        assert_eq!(names(store.records(table, "ana", 1).await.unwrap()), ["b"]);
+        assert_eq!(put("ana", Some("é\n2"), None).await, Changed::Done);
+        assert_eq!(put("ana", Some("é\n2"), None).await, Changed::Done, "asked again");
+        assert_eq!(store.record(table, "ana").await.unwrap(), None);
+        let count = || async {
+            loop {
+                let before = store.record(table, "n").await.unwrap();
+                let n: u32 = before.as_ref().map_or(0, |body| body.0.parse().unwrap());
+                let after = Some(Body((n + 1).to_string()));
+                let one = Change { table, name: "n".into(), before, after, ttl_ms: Some(60_000) };
+                match store.record_change(&one).await.unwrap() {
+                    Changed::Done => return,
+                    Changed::Other => {}
+                    Changed::Full => panic!("full"),
+                }
+            }
+        };
+        for _ in 0..5 {
+            count().await;
+        }
+        assert_eq!(store.record(table, "n").await.unwrap(), Some(Body("5".into())));
+    }
+    assert!(store.record_change(&change(Table::People, "long", None, Some(&"x".repeat(BODY_BYTES_MAX + 1)))).await.is_err());
+    store.close().await;
+}
+
+pub async fn records_are_bounded(engine: &Engine) {
+    let store = engine.open().await;
+    let most = Table::People.most();
+    for start in (0..most).step_by(500) {
+        let put = |n: u64| {
+            let store = store.clone();
+            async move { store.record_change(&change(Table::People, &n.to_string(), None, Some("x"))).await.unwrap() }
+        };
+        let done = futures::future::join_all((start..start + 500).map(put)).await;
+        assert!(done.iter().all(|done| *done == Changed::Done));
+    }
+    assert_eq!(store.record_change(&change(Table::People, "new", None, Some("x"))).await.unwrap(), Changed::Full);
+    assert_eq!(store.record_change(&change(Table::People, "7", Some("x"), Some("y"))).await.unwrap(), Changed::Done);
+    assert_eq!(store.record_change(&change(Table::People, "8", Some("x"), None)).await.unwrap(), Changed::Done);
+    assert_eq!(store.record_change(&change(Table::People, "new", None, Some("x"))).await.unwrap(), Changed::Done);
+    // What is over goes by itself, with the next that comes.
+    let short = change(Table::Attempts, "short", None, Some("x")).ttl(Duration::from_millis(1));
+    assert_eq!(store.record_change(&short).await.unwrap(), Changed::Done);
+    until("the record is over", || async {
+        let n = store.now_ms().await.unwrap().to_string();
+        store.record_change(&change(Table::Attempts, "other", None, Some(&n))).await.unwrap();
+        store.record_change(&change(Table::Attempts, "other", Some(&n), None)).await.unwrap();
+        store.record(Table::Attempts, "short").await.unwrap().is_none()
+    })
+    .await;
     store.close().await;
 }
 

@@ -5,7 +5,10 @@
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use auditcast::{
-    auth::{self, Auth, Claims, Secret},
+    auth::{
+        self, Auth, Claims, Secret,
+        people::{self, People},
+    },
     event::Classifier,
     http::{self, Rates, State},
     hub::{self, Hub},
@@ -29,6 +32,8 @@ pub struct ServerOptions {
     pub rate_events: u32,
     /// `None`: an embedded store.
     pub redis: Option<String>,
+    pub rate_auth: u32,
+    pub people: people::Options,
 }
 
 impl Default for ServerOptions {
@@ -43,7 +48,22 @@ impl Default for ServerOptions {
             rate_general: 600,
             rate_events: 600,
             redis: None,
+            rate_auth: 1_000_000,
+            people: people_options(),
         }
+    }
+}
+
+/// The documented defaults, but for bcrypt's cost.
+pub fn people_options() -> people::Options {
+    people::Options {
+        access_ttl: Duration::from_secs(1800),
+        session_timeout: Duration::from_secs(1800),
+        refresh_ttl: Duration::from_secs(7 * 86_400),
+        bcrypt_cost: 4,
+        policy: people::password::Policy { min_length: 8, require_special: true, require_numbers: true, require_uppercase: true },
+        lockout: people::attempts::Limits { failures: 5, window_ms: 900_000, first_ms: 60_000, longest_ms: 3_600_000 },
+        encryption_key: None,
     }
 }
 
@@ -111,14 +131,21 @@ pub async fn start(options: ServerOptions) -> Server {
         rates: Rates {
             window: Duration::from_secs(60),
             general: options.rate_general,
-            auth: 5,
+            auth: options.rate_auth,
             connections: 300,
             endpoints: vec![("events".to_owned(), options.rate_events)],
         },
     };
     let classifier = Classifier::new(auditcast::event::Options::contract()).unwrap();
-    let state =
-        State::new(http_options.clone(), ctx.clone(), store.clone(), hub.clone(), auth.clone(), metrics.clone(), classifier);
+    let state = State::new(
+        http_options.clone(),
+        ctx.clone(),
+        store.clone(),
+        hub.clone(),
+        auth.clone(),
+        classifier,
+        People::new(options.people, store.clone(), auth.clone()),
+    );
     let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
     let sweep = (ctx.clone(), stop.clone());
     tokio::spawn(async move { sweep.1.run_until_cancelled(session::sweep(sweep.0)).await });
@@ -138,10 +165,17 @@ pub async fn start(options: ServerOptions) -> Server {
 pub struct Response {
     pub status: u16,
     headers: HashMap<String, String>,
+    cookies: Vec<String>,
     pub body: String,
 }
 
 impl Response {
+    /// Every `Set-Cookie`.
+    #[allow(dead_code, reason = "not every test looks at them")]
+    pub fn cookies(&self) -> Vec<String> {
+        self.cookies.clone()
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
@@ -205,7 +239,10 @@ impl Server {
             let io = hyper_util::rt::TokioIo::new(TcpStream::connect(at).await.unwrap());
             let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
             let connection = tokio::spawn(connection);
-            let mut request = hyper::Request::builder().method(method).uri(path).header("host", at.to_string());
+            let mut request = hyper::Request::builder().method(method).uri(path);
+            if !headers.iter().any(|(name, _)| *name == "host") {
+                request = request.header("host", at.to_string());
+            }
             for (name, value) in headers {
                 request = request.header(*name, *value);
             }
@@ -214,8 +251,9 @@ impl Server {
             let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
             drop(sender);
             let _ = connection.await;
+            let cookies = head.headers.get_all("set-cookie").iter().map(|value| value.to_str().unwrap().to_owned()).collect();
             let headers = head.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
-            Response { status: head.status.as_u16(), headers: headers.collect(), body }
+            Response { status: head.status.as_u16(), headers: headers.collect(), cookies, body }
         };
         tokio::time::timeout(Duration::from_secs(20), exchange).await.expect("an answer in time")
     }

@@ -25,7 +25,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{DeadLetter, EmbeddedStore, IntakeItem, LogBounds, LogEntry, StoreError, StreamFault, StreamInfo, Taken};
+use super::{
+    Body, Change, Changed, DeadLetter, EmbeddedStore, IntakeItem, LogBounds, LogEntry, StoreError, StreamFault, StreamInfo,
+    Table, Taken,
+};
 use crate::event::EntryId;
 
 mod client;
@@ -88,6 +91,19 @@ pub enum Request {
         since_s: u64,
         limit: usize,
     },
+    Record {
+        table: Table,
+        name: String,
+    },
+    RecordChange {
+        change: Change,
+    },
+    /// Above the name `after`.
+    Records {
+        table: Table,
+        after: String,
+        limit: usize,
+    },
     Status,
 }
 
@@ -106,6 +122,9 @@ pub enum Response {
     DeadLetters { letters: Vec<DeadLetter>, more: bool },
     Now { now_ms: u64 },
     Metrics { snapshots: Vec<(u64, String)>, more: bool },
+    Record { body: Option<Body> },
+    Changed { changed: Changed },
+    Records { records: Vec<(String, Body)>, more: bool },
     Status { status: Status },
     Error { kind: ErrorKind, message: String },
 }
@@ -396,6 +415,19 @@ async fn ask(store: &EmbeddedStore, request: Request) -> Result<Response, StoreE
         Request::MetricsHistory { since_s, limit } => {
             let (snapshots, more) = page(store.metrics_history(since_s, limit).await?);
             Response::Metrics { snapshots, more }
+        }
+        Request::Record { table, name } => Response::Record { body: store.record(table, &name).await? },
+        Request::RecordChange { change } => {
+            change.check()?;
+            Response::Changed { changed: store.record_change(&change).await? }
+        }
+        Request::Records { table, after, limit } => {
+            let limit = limit.min(PAGE);
+            let mut found = store.records(table, &after, limit + 1).await?;
+            let behind = found.len() > limit;
+            found.truncate(limit);
+            let (records, more) = page(found);
+            Response::Records { records, more: more || behind }
         }
         Request::Status => Response::Status {
             status: Status {

@@ -13,7 +13,10 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 
-use super::*;
+use super::{
+    record::{Body, Change, Changed, Table},
+    *,
+};
 use crate::event::EntryId;
 
 mod changes;
@@ -21,6 +24,7 @@ mod clock;
 pub mod control;
 mod log;
 mod rates;
+mod record;
 mod snapshots;
 mod streams;
 mod tables;
@@ -349,6 +353,21 @@ impl EmbeddedStore {
     pub async fn set_bookmark(&self, name: &str, text: &str) -> Result<(), StoreError> {
         let (name, text) = (name.to_owned(), text.to_owned());
         self.write(move |group| timed::set_bookmark(group, &name, &text)).await
+    }
+
+    pub async fn record(&self, table: Table, name: &str) -> Result<Option<Body>, StoreError> {
+        let name = name.to_owned();
+        self.read(move |txn| record::get(txn, table, &name)).await
+    }
+
+    pub async fn record_change(&self, change: &Change) -> Result<Changed, StoreError> {
+        let change = change.clone();
+        self.write(move |group| record::change(group, &change)).await
+    }
+
+    pub async fn records(&self, table: Table, after: &str, limit: usize) -> Result<Vec<(String, Body)>, StoreError> {
+        let after = after.to_owned();
+        self.read(move |txn| record::all(txn, table, &after, limit)).await
     }
 
     /// Only A's keys are marked, and there are none here.

@@ -42,6 +42,11 @@ pub(super) const METRICS: TableDefinition<u64, &[u8]> = TableDefinition::new("me
 pub(super) const BLACKLIST: TableDefinition<&[u8], u64> = TableDefinition::new("blacklist");
 /// User → JSON array of permissions.
 pub(super) const PERMISSIONS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("permissions");
+/// Name → JSON of a person's account.
+pub(super) const PEOPLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("people");
+/// Name → (end ms, JSON of failed attempts) as bytes; and the same by end.
+pub(super) const ATTEMPTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("attempts");
+pub(super) const ATTEMPTS_ENDS: TableDefinition<&[u8], ()> = TableDefinition::new("attempts_ends");
 /// (expiry ms, kind, key) as bytes: what to look at when its time has come. The row it names decides.
 pub(super) const EXPIRIES: TableDefinition<&[u8], ()> = TableDefinition::new("expiries");
 
@@ -139,6 +144,9 @@ tables! {
     metrics: METRICS, u64 => &'static [u8];
     blacklist: BLACKLIST, &'static [u8] => u64;
     permissions: PERMISSIONS, &'static [u8] => &'static [u8];
+    people: PEOPLE, &'static [u8] => &'static [u8];
+    attempts: ATTEMPTS, &'static [u8] => &'static [u8];
+    attempts_ends: ATTEMPTS_ENDS, &'static [u8] => ();
     expiries: EXPIRIES, &'static [u8] => ();
 }
 

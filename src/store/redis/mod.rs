@@ -12,6 +12,7 @@
 //! | `log` | the commit, the alert log, the commit log, recovery |
 //! | `lease`, `snapshot` | what the names say |
 //! | `bridge` | the intake, A's keys, channels |
+//! | `record` | people's accounts |
 //! | `shared` | keys of the application: metrics, blacklist, permissions |
 //! | `rate` | counts of what clients do, as the application counts |
 //! | `watch` | word of changes to those keys |
@@ -22,6 +23,7 @@ mod lease;
 mod log;
 mod rate;
 mod reader;
+mod record;
 pub mod resp;
 mod scripts;
 mod shared;
@@ -79,6 +81,10 @@ struct Keys {
     seen_ids: String,
     bookmarks: String,
     metrics: String,
+    people: String,
+    people_ends: String,
+    attempts: String,
+    attempts_ends: String,
 }
 
 impl Keys {
@@ -101,6 +107,10 @@ impl Keys {
             seen_ids: key("seen:ids"),
             bookmarks: key("bookmarks"),
             metrics: key("metrics"),
+            people: key("people"),
+            people_ends: key("people:ends"),
+            attempts: key("attempts"),
+            attempts_ends: key("attempts:ends"),
         }
     }
 }

@@ -33,6 +33,7 @@ scripts! {
     RESTORE = "restore";
     INTAKE = "intake";
     RATE = "rate";
+    RECORD = "record";
     SNAPSHOT_BEGIN = "snapshot_begin";
     SNAPSHOT_PART = "snapshot_part";
     SNAPSHOT_END = "snapshot_end";

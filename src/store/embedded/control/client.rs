@@ -202,6 +202,37 @@ impl ControlClient {
         }
     }
 
+    pub async fn record(&self, table: Table, name: &str) -> Result<Option<Body>, StoreError> {
+        match self.ask(&Request::Record { table, name: name.to_owned() }).await? {
+            Response::Record { body } => Ok(body),
+            other => self.odd(&other),
+        }
+    }
+
+    pub async fn record_change(&self, change: &Change) -> Result<Changed, StoreError> {
+        match self.ask(&Request::RecordChange { change: change.clone() }).await? {
+            Response::Changed { changed } => Ok(changed),
+            other => self.odd(&other),
+        }
+    }
+
+    pub async fn records(&self, table: Table, after: &str, limit: usize) -> Result<Vec<(String, Body)>, StoreError> {
+        let mut all: Vec<(String, Body)> = Vec::new();
+        loop {
+            let after = all.last().map_or(after, |(name, _)| name).to_owned();
+            match self.ask(&Request::Records { table, after, limit: limit.saturating_sub(all.len()) }).await? {
+                Response::Records { records, more } => {
+                    let end = !more || records.is_empty();
+                    all.extend(records);
+                    if end || all.len() >= limit {
+                        return Ok(all);
+                    }
+                }
+                other => return self.odd(&other),
+            }
+        }
+    }
+
     pub async fn status(&self) -> Result<Status, StoreError> {
         match self.ask(&Request::Status).await? {
             Response::Status { status } => Ok(status),
@@ -334,6 +365,19 @@ impl Access {
 
     pub async fn metrics_history(&self, since_s: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
         either!(self, s => s.metrics_history(since_s, limit).await)
+    }
+
+    pub async fn record(&self, table: Table, name: &str) -> Result<Option<Body>, StoreError> {
+        either!(self, s => s.record(table, name).await)
+    }
+
+    pub async fn record_change(&self, change: &Change) -> Result<Changed, StoreError> {
+        change.check()?;
+        either!(self, s => s.record_change(change).await)
+    }
+
+    pub async fn records(&self, table: Table, after: &str, limit: usize) -> Result<Vec<(String, Body)>, StoreError> {
+        either!(self, s => s.records(table, after, limit).await)
     }
 
     /// Gives the files back; a daemon keeps its own.
