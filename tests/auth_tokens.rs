@@ -198,6 +198,7 @@ fn what_we_issue_we_take() {
         permissions: vec!["audit.write".into()],
         ttl: Duration::from_secs(3600),
         now_ms: NOW_MS,
+        sight: None,
         jti: None,
     };
     let token = issue::issue(&options, &claims).unwrap();

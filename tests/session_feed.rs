@@ -187,6 +187,7 @@ impl Node {
             permissions: permissions.iter().map(|p| (*p).to_owned()).collect(),
             ttl: Duration::from_secs(seconds),
             now_ms,
+            sight: None,
             jti: jti.map(str::to_owned),
         };
         self.ctx.auth.issue(&claims).expect("a token")

@@ -195,6 +195,7 @@ impl Client {
             permissions: vec!["audit.view".into()],
             ttl: Duration::from_secs(600),
             now_ms: now_ms(),
+            sight: None,
             jti: None,
         };
         let token = node.ctx.auth.issue(&claims).expect("a token");

@@ -5,6 +5,7 @@ use std::{fmt, time::Duration};
 use serde_json::{Map, Value};
 
 use super::{Options, jws};
+use crate::wire::Sight;
 
 /// Whom a token is for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub struct Claims {
     pub username: Option<String>,
     pub role: Option<String>,
     pub permissions: Vec<String>,
+    /// What of alerts and events its bearer sees at all; `None`: everything.
+    pub sight: Option<Sight>,
     /// How long it is good; at least a second, at most [`Options::max_age`] is worth anything.
     pub ttl: Duration,
     /// Unix ms.
@@ -65,6 +68,9 @@ pub fn issue(options: &Options, claims: &Claims) -> Result<String, IssueError> {
     }
     if let Some(role) = &claims.role {
         put("role", role.clone().into());
+    }
+    if let Some(sight) = &claims.sight {
+        put("filter", sight.to_claim());
     }
     put("permissions", claims.permissions.clone().into());
     put("type", "access".into());

@@ -1,5 +1,9 @@
 //! Whom a token speaks for.
 
+use std::sync::Arc;
+
+use crate::wire::Sight;
+
 /// Sees the feed and the API.
 pub const AUDIT_VIEW: &str = "audit.view";
 /// Sees and acts.
@@ -23,6 +27,8 @@ pub struct Principal {
     pub issued_at_ms: Option<u64>,
     /// `jti`, else `token_id`.
     pub jti: Option<String>,
+    /// The `filter` claim: what of alerts and events its bearer sees at all. `None`: everything.
+    pub sight: Option<Arc<Sight>>,
 }
 
 impl Principal {

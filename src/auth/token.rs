@@ -3,11 +3,12 @@
 //! Signatures are aws-lc's; the shape is read here ([`jws`](super::jws)), as are the claims: integer user ids count, what has the
 //! wrong type refuses, and time is a parameter.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use serde_json::{Map, Value};
 
 use super::{LEEWAY_MAX, Options, Principal, Refusal, jws};
+use crate::wire::Sight;
 
 /// Longest token looked at, bytes; longer ones are refused unread.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -82,10 +83,9 @@ fn principal(options: &Options, claims: &Map<String, Value>, now_ms: u64) -> Res
     {
         return Err(Refusal::invalid("the token is from another issuer"));
     }
-    // A filter narrows what its bearer may see. Not being able to apply it must not widen that.
-    if member(claims, "filter").is_some() {
-        return Err(Refusal::forbidden("the token has a `filter`, which this version cannot apply"));
-    }
+    // A filter narrows what its bearer may see. Not being able to read it must not widen that.
+    let sight = member(claims, "filter").map(Sight::from_claim).transpose();
+    let sight = sight.map_err(|text| Refusal::forbidden(format!("the token's `filter` {text}")))?;
 
     let user_id = match name(claims, "user_id")? {
         Some(id) => id,
@@ -104,6 +104,7 @@ fn principal(options: &Options, claims: &Map<String, Value>, now_ms: u64) -> Res
         expires_at_ms,
         issued_at_ms,
         jti,
+        sight: sight.filter(|sight| !sight.is_everything()).map(Arc::new),
         roles,
     };
     let by_role: Vec<String> =

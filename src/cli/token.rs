@@ -14,6 +14,7 @@ use crate::{
     config::Config,
     metrics::unix_ms,
     store::StoreError,
+    wire::Sight,
 };
 
 /// For whoever is told that there is no key.
@@ -48,6 +49,12 @@ pub struct Issue {
     /// Permission, such as audit.view; may be repeated
     #[arg(long = "permission", value_name = "NAME")]
     pub permissions: Vec<String>,
+    /// Alerts and events below this severity are hidden from its bearer, for good
+    #[arg(long, value_name = "SEVERITY", value_parser = ["low", "medium", "high", "critical"])]
+    pub min_severity: Option<String>,
+    /// Only types that fit this glob (auth.*) are shown to its bearer; may be repeated
+    #[arg(long = "type", value_name = "GLOB")]
+    pub types: Vec<String>,
     /// How long it is good
     #[arg(long = "for", value_name = "DURATION", default_value = "1h", value_parser = duration_arg)]
     pub ttl: Duration,
@@ -102,8 +109,17 @@ fn issue(config: &Config, args: Issue) -> Result<(), Failure> {
         let role = terminal::plain(role);
         return Err(Failure::usage(format!("there is no role {role} in [auth.roles], there are {}", known.join(", "))));
     }
+    let mut filter = serde_json::Map::new();
+    if let Some(severity) = args.min_severity {
+        filter.insert("min_severity".to_owned(), severity.into());
+    }
+    if !args.types.is_empty() {
+        filter.insert("types".to_owned(), args.types.into());
+    }
+    let sight = (!filter.is_empty()).then(|| Sight::from_claim(&Value::Object(filter))).transpose();
     let claims = Claims {
         user_id: args.user,
+        sight: sight.map_err(|text| Failure::usage(format!("the filter {text}")))?,
         username: args.username,
         role: args.role,
         permissions: args.permissions,

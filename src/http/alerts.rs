@@ -17,7 +17,7 @@ use super::{
 use crate::{
     filter::{self, Filter, Scope},
     store::{LogBounds, LogEntry},
-    wire::{After, Pos, with_pos},
+    wire::{After, Pos, Sight, with_pos},
 };
 
 const LIMIT: usize = 100;
@@ -36,14 +36,15 @@ enum Order {
 }
 
 pub(super) async fn list(FromState(state): FromState<Arc<State>>, request: Request) -> Result<Response, Problem> {
-    guard::admit(&state, &super::parts(&request), Need::See).await?;
+    let sight = guard::admit(&state, &super::parts(&request), Need::See).await?.sight;
     let params = Params::read(request.uri(), &["after", "filter", "limit", "order", "status"])?;
     let limit = params.count("limit", LIMIT, LIMIT_MAX)?;
-    let filter = params
+    let expression = params
         .get("filter")
         .map(|text| Filter::parse(text, Scope::Feed))
         .transpose()
         .map_err(|fault| Problem::bad_request(format!("`filter` {fault}")))?;
+    let wanted = Wanted { sight, expression };
     match params.get("status") {
         None => {}
         Some("firing") => {
@@ -55,7 +56,7 @@ pub(super) async fn list(FromState(state): FromState<Arc<State>>, request: Reque
                 }
             }
             let limit = params.get("limit").map(|_| limit);
-            return firing(&state, limit, filter.as_ref()).await;
+            return firing(&state, limit, &wanted).await;
         }
         Some(other) => return Err(Problem::bad_request(format!("`status` is firing, not `{}`", short(other)))),
     }
@@ -66,22 +67,36 @@ pub(super) async fn list(FromState(state): FromState<Arc<State>>, request: Reque
     };
     let after =
         params.get("after").map(str::parse::<After>).transpose().map_err(|error| Problem::bad_request(error.to_string()))?;
-    page(&state, after, limit, order, filter.as_ref()).await
+    page(&state, after, limit, order, &wanted).await
 }
 
-/// What is no alert, such as an acknowledgement, passes every filter, as on the feed.
-fn passes(filter: Option<&Filter>, entry: &LogEntry) -> bool {
-    filter.is_none_or(|filter| {
-        let members = filter::members(&entry.body);
-        members.is_some_and(|members| !members.contains_key("severity") || filter.matches(&members))
-    })
+/// What of the log is answered with.
+struct Wanted {
+    /// What the token lets its bearer see.
+    sight: Option<Arc<Sight>>,
+    expression: Option<Filter>,
 }
 
-/// Whoever may see sees every alert that is firing, however many: a cut list would look like peace.
-async fn firing(state: &State, limit: Option<usize>, filter: Option<&Filter>) -> Result<Response, Problem> {
+impl Wanted {
+    fn is_everything(&self) -> bool {
+        self.sight.is_none() && self.expression.is_none()
+    }
+
+    /// What is no alert, such as an acknowledgement, passes every expression, as on the feed.
+    fn has(&self, entry: &LogEntry) -> bool {
+        self.sight.as_ref().is_none_or(|sight| sight.shows_body(&entry.body))
+            && self.expression.as_ref().is_none_or(|expression| {
+                let members = filter::members(&entry.body);
+                members.is_some_and(|members| !members.contains_key("severity") || expression.matches(&members))
+            })
+    }
+}
+
+/// Every alert that is firing and may be seen, however many: a cut list would look like peace.
+async fn firing(state: &State, limit: Option<usize>, wanted: &Wanted) -> Result<Response, Problem> {
     let bounds = state.store.log_bounds().await?;
     let mut entries = state.store.firing().await?;
-    entries.retain(|entry| passes(filter, entry));
+    entries.retain(|entry| wanted.has(entry));
     if let Some(limit) = limit {
         entries.truncate(limit);
     }
@@ -92,13 +107,7 @@ fn expired() -> Problem {
     Problem::new(Code::PositionExpired, "what follows this position is not kept any more; begin without `after`")
 }
 
-async fn page(
-    state: &State,
-    after: Option<After>,
-    limit: usize,
-    order: Order,
-    filter: Option<&Filter>,
-) -> Result<Response, Problem> {
+async fn page(state: &State, after: Option<After>, limit: usize, order: Order, wanted: &Wanted) -> Result<Response, Problem> {
     let bounds = state.store.log_bounds().await?;
     let mut from = match after {
         None | Some(After::Earliest) => None,
@@ -113,15 +122,15 @@ async fn page(
     let mut kept = Vec::new();
     let (mut looked_at, mut last) = (0, None);
     let more = loop {
-        let wanted = if filter.is_some() { LIMIT_MAX } else { limit };
-        let (entries, beyond) = read(state, from, wanted, order, &bounds).await?;
+        let at_once = if wanted.is_everything() { limit } else { LIMIT_MAX };
+        let (entries, beyond) = read(state, from, at_once, order, &bounds).await?;
         let mut left = entries.len();
         for entry in entries {
             left -= 1;
             looked_at += 1;
             from = Some(entry.seq);
             last = Some(pos_of(&entry));
-            if passes(filter, &entry) {
+            if wanted.has(&entry) {
                 kept.push(entry);
                 if kept.len() == limit {
                     break;
@@ -176,13 +185,16 @@ pub(super) async fn one(
     Path(alert_id): Path<String>,
     request: Request,
 ) -> Result<Response, Problem> {
-    guard::admit(&state, &super::parts(&request), Need::See).await?;
+    let sight = guard::admit(&state, &super::parts(&request), Need::See).await?.sight;
     Params::read(request.uri(), &[])?;
     let unknown = || Problem::new(Code::UnknownAlert, format!("there is no alert `{}`", short(&alert_id)));
     if alert_id.is_empty() || alert_id.len() > ALERT_ID_BYTES_MAX || !alert_id.bytes().all(|b| b.is_ascii_alphanumeric()) {
         return Err(unknown());
     }
-    let entry = state.store.alert(&alert_id).await?.ok_or_else(unknown)?;
+    let entry = state.store.alert(&alert_id).await?;
+    // What may not be seen is not there.
+    let seen = entry.filter(|entry| sight.is_none_or(|sight| sight.shows_body(&entry.body)));
+    let entry = seen.ok_or_else(unknown)?;
     state.metrics.frames_sent.inc("http");
     Ok(json(frame(&entry)))
 }

@@ -40,7 +40,7 @@ struct Source {
 
 /// The values of the last closed slot; before the first one, of none.
 pub(super) async fn current(FromState(state): FromState<Arc<State>>, request: Request) -> Result<Response, Problem> {
-    guard::admit(&state, &super::parts(&request), Need::See).await?;
+    let principal = guard::admit(&state, &super::parts(&request), Need::See).await?;
     Params::read(request.uri(), &[])?;
     let metrics = state.hub.metrics().unwrap_or_else(|| crate::detect::Metrics { timestamp_ms: unix_ms(), ..Default::default() });
     let source = |status: wire::SourceStatus| Source {
@@ -50,7 +50,8 @@ pub(super) async fn current(FromState(state): FromState<Arc<State>>, request: Re
     };
     let current = Current {
         timestamp: wire::rfc3339(metrics.timestamp_ms),
-        metrics: wire::metrics_json(&metrics),
+        // They are of everything: who may see a part is not told of the whole.
+        metrics: if principal.sight.is_some() { Value::Object(Default::default()) } else { wire::metrics_json(&metrics) },
         sources: state.hub.sources().into_iter().map(source).collect(),
     };
     super::to_json(&current)
@@ -64,7 +65,7 @@ struct Snapshot {
 
 /// The snapshots at `security:metrics:{unix seconds}`, ascending.
 pub(super) async fn history(FromState(state): FromState<Arc<State>>, request: Request) -> Result<Response, Problem> {
-    guard::admit(&state, &super::parts(&request), Need::See).await?;
+    let principal = guard::admit(&state, &super::parts(&request), Need::See).await?;
     let params = Params::read(request.uri(), &["since"])?;
     let now_s = unix_ms() / 1000;
     let since_s = match params.get("since") {
@@ -74,7 +75,10 @@ pub(super) async fn history(FromState(state): FromState<Arc<State>>, request: Re
             Problem::bad_request(format!("`since` is a duration (2h), a time in RFC 3339 or Unix seconds, not `{text}`"))
         })?,
     };
-    let stored = state.store.metrics_history(since_s, SNAPSHOTS_MAX).await?;
+    let stored = match principal.sight {
+        None => state.store.metrics_history(since_s, SNAPSHOTS_MAX).await?,
+        Some(_) => Vec::new(),
+    };
     let mut text = String::from("{\"snapshots\":[");
     let mut first = true;
     for (unix_s, body) in stored {

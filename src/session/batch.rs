@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Context, feed::Out};
+use super::{Context, out::Out};
 use crate::{
     hub::{Cursor, Hub, Read},
     metrics::{Arrivals, Delays, unix_ms},

@@ -211,7 +211,7 @@ impl Client {
     fn begin(&mut self, principal: &Principal, subscription: Subscription) {
         let link = &self.socket.link;
         let ctx = &link.ctx;
-        let mut feed = Feed::new(ctx.clone());
+        let mut feed = Feed::new(ctx.clone(), principal.sight.clone());
         let hello = ctx.hello(&link.place, principal);
         // The first of all, so there is room.
         let _ = feed.subscribe(None, subscription);
@@ -351,6 +351,9 @@ impl Client {
                 }
                 let mut lane = link.lane();
                 lane.expires_at = expiry(principal.expires_at_ms, Instant::now());
+                if let Some(feed) = &mut lane.feed {
+                    feed.see(principal.sight);
+                }
                 ctx.sweep.schedule(link, &mut lane);
                 wire::ok(id.as_ref(), Some(principal.expires_at_ms))
             }

@@ -9,12 +9,13 @@ use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Dura
 use super::{
     Context,
     batch::{After, BATCH_BYTES, Batch, Turn},
+    out::{At, Out, send},
     rate::Bucket,
 };
 use crate::{
-    hub::{AlertFrame, Cursor, Frame, Interest, Located, Read},
+    hub::{AlertFrame, Cursor, Interest, Located, Read},
     store::{LogEntry, StoreError},
-    wire::{self, Pos, RequestId, Subscription},
+    wire::{self, Pos, RequestId, Sight, Subscription},
 };
 use tokio::{
     sync::OwnedSemaphorePermit,
@@ -29,42 +30,6 @@ const PAGE: usize = 64;
 /// Live events taken in one turn, and how often a client hears of lost ones.
 const EVENTS_BATCH: usize = 256;
 const GAP_EVERY: Duration = Duration::from_secs(1);
-
-/// One frame to be sent.
-pub(super) struct Out {
-    /// Its `type`, the `event:` of SSE.
-    pub(super) name: &'static str,
-    pub(super) frame: Frame,
-    /// Of the alert log, or a `position`: the `id:` of SSE.
-    pub(super) pos: Option<At>,
-    /// Arrival of what caused a live alert, Unix ms.
-    pub(super) received_at_ms: Option<u64>,
-}
-
-/// Where a frame stands in the alert log.
-pub(super) enum At {
-    Alert(Arc<AlertFrame>),
-    Position(Pos),
-}
-
-impl At {
-    pub(super) fn pos(&self) -> &Pos {
-        match self {
-            At::Alert(alert) => &alert.pos,
-            At::Position(pos) => pos,
-        }
-    }
-}
-
-impl Out {
-    pub(super) fn new(name: &'static str, frame: String) -> Out {
-        Out { name, frame: frame.into(), pos: None, received_at_ms: None }
-    }
-
-    fn position(pos: &Pos) -> Out {
-        Out { pos: Some(At::Position(pos.clone())), ..Out::new("position", wire::position(&pos.to_string())) }
-    }
-}
 
 /// A question to the store: whoever owns the feed asks it and brings the answer to [`Feed::answered`].
 pub(super) type Asking = Pin<Box<dyn Future<Output = Fetched> + Send>>;
@@ -130,6 +95,8 @@ pub(super) struct Feed {
     ctx: Arc<Context>,
     /// Shared by who asked for nothing special.
     subscription: Arc<Subscription>,
+    /// What the client's token lets it see; a part of every subscription of its.
+    sight: Option<Arc<Sight>>,
     cursor: Cursor,
     /// The position of the cursor, where only its number has been written there: a text for each client would be looked up in
     /// memory for each frame.
@@ -155,10 +122,11 @@ async fn until_answered<T, F: Future<Output = Result<T, StoreError>>>(mut ask: i
 }
 
 impl Feed {
-    /// A client that came now; nothing is sent before [`Feed::subscribe`].
-    pub(super) fn new(ctx: Arc<Context>) -> Feed {
+    /// A client that came now, and what it may see; nothing is sent before [`Feed::subscribe`].
+    pub(super) fn new(ctx: Arc<Context>, sight: Option<Arc<Sight>>) -> Feed {
         let cursor = ctx.hub.cursor_at_head();
         Feed {
+            sight,
             subscription: ctx.everything.clone(),
             told: cursor.pos.seq,
             cursor,
@@ -250,9 +218,7 @@ impl Feed {
         let frame = wire::subscribed(setup.id.as_ref(), recovered, &head, replaying);
         self.busy().queue.push_back(Out::new("subscribed", frame));
         // What has been done is no part of the filter, which others may share.
-        let subscription = Subscription { after: None, active: false, ..setup.subscription };
-        self.subscription =
-            if subscription == *self.ctx.everything { self.ctx.everything.clone() } else { Arc::new(subscription) };
+        self.apply(Subscription { after: None, active: false, ..setup.subscription });
         self.live = false;
         self.sources_seen = 0;
         self.metrics_seen = 0;
@@ -275,6 +241,20 @@ impl Feed {
         });
         if let Some(next) = self.busy().next_setup.take() {
             self.start(next);
+        }
+    }
+
+    fn apply(&mut self, subscription: Subscription) {
+        let subscription = Subscription { sight: self.sight.clone(), ..subscription };
+        self.subscription =
+            if subscription == *self.ctx.everything { self.ctx.everything.clone() } else { Arc::new(subscription) };
+    }
+
+    /// The client may see something else from the next frame on: its token is another.
+    pub(super) fn see(&mut self, sight: Option<Arc<Sight>>) {
+        if self.sight != sight {
+            self.sight = sight;
+            self.apply((*self.subscription).clone());
         }
     }
 
@@ -321,7 +301,7 @@ impl Feed {
     /// The next write: everything that is ready, up to about [`BATCH_BYTES`]. What others get too is made once for all of them.
     pub(super) fn next(&mut self, turn: &mut Turn<'_>) -> Option<Arc<Batch>> {
         loop {
-            let metrics_seen = self.subscription.metrics.then_some(self.metrics_seen);
+            let metrics_seen = self.subscription.wants_metrics().then_some(self.metrics_seen);
             if self.busy.is_none() && !self.ctx.hub.has_news(self.sources_seen, metrics_seen) {
                 match turn.after(&self.cursor, &self.subscription) {
                     After::Head => {
@@ -420,7 +400,7 @@ impl Feed {
         let (seen, changed) = self.ctx.hub.sources_after(self.sources_seen);
         self.sources_seen = seen;
         out.extend(changed.iter().map(|status| Out::new("source_status", wire::source_status(status))));
-        if self.subscription.metrics
+        if self.subscription.wants_metrics()
             && let Some((seen, frame)) = self.ctx.hub.snapshot_after(self.metrics_seen)
         {
             self.metrics_seen = seen;
@@ -561,20 +541,6 @@ impl Events {
     fn lost(&self) -> bool {
         self.over_rate + self.too_slow > 0
     }
-}
-
-/// Puts a frame of the alert log among what is to be sent; gives its bytes.
-fn send(alert: &Arc<AlertFrame>, replayed: bool, out: &mut Vec<Out>) -> usize {
-    let frame = if replayed { alert.replayed().clone() } else { alert.frame.clone() };
-    let len = frame.wire_len();
-    let name = match alert.view.frame_type.as_str() {
-        "alert_acknowledged" => "alert_acknowledged",
-        "alert_unacknowledged" => "alert_unacknowledged",
-        _ => "security_alert",
-    };
-    let received_at_ms = alert.view.received_at_ms.filter(|_| !replayed);
-    out.push(Out { name, frame, pos: Some(At::Alert(alert.clone())), received_at_ms });
-    len
 }
 
 enum Alerts {

@@ -13,7 +13,7 @@
 //! | `standing` | who is in and should not be any more |
 //! | `lane` | the way out to one client |
 //! | `batch` | what goes out in one write, made once for all who get the same |
-//! | `feed` | what a client is to be sent |
+//! | `feed`, `out` | what a client is to be sent |
 //! | `socket`, `decode` | reading, waiting for room, closing |
 //! | `sse` | the same feed as Server-Sent Events |
 //! | `echo` | the handshake, `socket` and `decode` alone, for conformance suites |
@@ -41,6 +41,7 @@ mod echo;
 mod feed;
 mod handshake;
 mod lane;
+mod out;
 mod rate;
 mod socket;
 mod sse;

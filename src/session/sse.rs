@@ -16,8 +16,9 @@ use tokio::{
 use super::{
     Context,
     admission::{self, Denied},
-    feed::{Feed, Out, answer},
+    feed::{Feed, answer},
     handshake::{admit, missing, open, refuse},
+    out::Out,
     retry_in_ms,
 };
 use crate::{
@@ -144,7 +145,7 @@ impl Client {
     /// `None`: the client has gone.
     async fn run(&self, principal: &Principal, subscription: Subscription) -> Option<CloseCode> {
         let ctx = &self.ctx;
-        let mut feed = Feed::new(ctx.clone());
+        let mut feed = Feed::new(ctx.clone(), principal.sight.clone());
         let (mut wake, mut wake_events) = (ctx.hub.waiter(), ctx.hub.events_waiter());
         let mut asking = None;
         // The first of all, so there is room.
@@ -211,7 +212,7 @@ fn append(piece: &mut BytesMut, out: &Out) {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::feed::At, *};
+    use super::{super::out::At, *};
 
     #[test]
     fn an_event_as_text() {

@@ -8,6 +8,7 @@ mod close;
 mod frame;
 mod pos;
 mod request;
+mod sight;
 mod stored;
 mod subscription;
 
@@ -19,6 +20,7 @@ pub use frame::{
 };
 pub use pos::{After, BadPos, Pos};
 pub use request::{BadRequest, ClientFrame, RequestId};
+pub use sight::Sight;
 pub use stored::alert_from_body;
 pub use subscription::{Subscription, token_in_query};
 

@@ -1,8 +1,10 @@
 //! What a client asked for: by query parameters, or by a `subscribe` frame, which says the same in JSON.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
-use super::{After, AlertView, ErrorCode, request::short};
+use super::{After, AlertView, ErrorCode, Sight, request::short};
 use crate::{
     detect::Kind,
     event::Severity,
@@ -10,8 +12,8 @@ use crate::{
 };
 
 /// Globs a client may name, and bytes of one.
-const TYPES_MAX: usize = 64;
-const TYPE_BYTES_MAX: usize = 256;
+pub(super) const TYPES_MAX: usize = 64;
+pub(super) const TYPE_BYTES_MAX: usize = 256;
 
 /// All alerts from now on, unless changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,12 +33,17 @@ pub struct Subscription {
     /// Live events of at least this severity.
     pub events: Option<Severity>,
     pub metrics: bool,
+    /// What of all this the client may see, which is not the client's to say: its token's. `None`: everything.
+    pub sight: Option<Arc<Sight>>,
 }
 
 impl Subscription {
     /// Whether a frame of the alert log is wanted. Acknowledgements and what newer versions add always are.
     /// `members` are those of the frame, asked for only where they are needed.
     pub fn wants<'a>(&self, view: &AlertView, members: impl FnOnce() -> Option<&'a Map<String, Value>>) -> bool {
+        if self.sight.as_ref().is_some_and(|sight| !sight.shows_alert(view)) {
+            return false;
+        }
         let severe = match (self.min_severity, view.severity) {
             (Some(min), Some(severity)) => severity >= min,
             _ => true,
@@ -52,7 +59,15 @@ impl Subscription {
         event_type: &str,
         members: impl FnOnce() -> Option<&'a Map<String, Value>>,
     ) -> bool {
-        self.events.is_some_and(|min| severity >= min) && self.wants_type(event_type) && self.passes(members)
+        self.sight.as_ref().is_none_or(|sight| sight.shows(severity, event_type))
+            && self.events.is_some_and(|min| severity >= min)
+            && self.wants_type(event_type)
+            && self.passes(members)
+    }
+
+    /// Whether metrics are wanted, and may be seen: they are of everything.
+    pub fn wants_metrics(&self) -> bool {
+        self.metrics && self.sight.is_none()
     }
 
     fn passes<'a>(&self, members: impl FnOnce() -> Option<&'a Map<String, Value>>) -> bool {
@@ -170,7 +185,7 @@ pub fn token_in_query(query: &str) -> bool {
     })
 }
 
-fn severity(name: &str, text: &str) -> Result<Severity, String> {
+pub(super) fn severity(name: &str, text: &str) -> Result<Severity, String> {
     Severity::ALL
         .into_iter()
         .find(|severity| severity.as_str() == text)
@@ -227,6 +242,7 @@ mod tests {
                 active: true,
                 events: Some(Severity::Low),
                 metrics: true,
+                sight: None,
             })
         );
         assert_eq!(Subscription::from_query(""), Ok(Subscription::default()));

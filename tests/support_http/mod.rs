@@ -29,6 +29,8 @@ pub struct ServerOptions {
     pub body_bytes_max: usize,
     pub sockets_max: usize,
     pub rate_general: u32,
+    pub rate_connections: u32,
+    pub auth_timeout: Duration,
     pub rate_events: u32,
     /// `None`: an embedded store.
     pub redis: Option<String>,
@@ -46,6 +48,8 @@ impl Default for ServerOptions {
             body_bytes_max: 1024 * 1024,
             sockets_max: 100,
             rate_general: 600,
+            rate_connections: 300,
+            auth_timeout: Duration::from_secs(5),
             rate_events: 600,
             redis: None,
             rate_auth: 1_000_000,
@@ -112,7 +116,7 @@ pub async fn start(options: ServerOptions) -> Server {
         events_rate: 500,
         ping_interval: Duration::from_secs(25),
         idle_timeout: Duration::from_secs(60),
-        auth_timeout: Duration::from_secs(5),
+        auth_timeout: options.auth_timeout,
         frame_bytes_max: 16 * 1024,
         connections_max: 100,
         connections_per_user_max: 20,
@@ -132,7 +136,7 @@ pub async fn start(options: ServerOptions) -> Server {
             window: Duration::from_secs(60),
             general: options.rate_general,
             auth: options.rate_auth,
-            connections: 300,
+            connections: options.rate_connections,
             endpoints: vec![("events".to_owned(), options.rate_events)],
         },
     };
@@ -212,6 +216,7 @@ impl Server {
             permissions: permissions.iter().map(|p| (*p).to_owned()).collect(),
             ttl: Duration::from_secs(3600),
             now_ms: now_ms(),
+            sight: None,
             jti: Some(jti.into()),
         };
         self.auth.issue(&claims).unwrap()

@@ -266,6 +266,7 @@ impl People {
             permissions: person.permissions.clone(),
             ttl: Duration::from_millis(grant.access_ms),
             now_ms,
+            sight: None,
             jti: Some(grant.jti),
         };
         Ok(Signed {

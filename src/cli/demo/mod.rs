@@ -77,6 +77,7 @@ pub async fn run(global: Global, args: Demo) -> Result<(), Failure> {
             permissions: Vec::new(),
             ttl: TOKEN_TTL,
             now_ms: unix_ms(),
+            sight: None,
             jti: None,
         })
         .map_err(|e| Failure::run(format!("could not issue a token: {e}")))?;
