@@ -60,21 +60,19 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = tempfile::tempdir()?;
     let ctx = context(dir.path(), frame_bytes_max).await?;
     let metrics = ctx.metrics.clone();
-    let options = http::Options {
-        external_url: None,
-        cors_origins: vec![],
-        security_headers: false,
+    let edge = http::Edge {
         header_timeout: Duration::from_secs(10),
-        body_bytes_max: 0,
         sockets_max: CONNECTIONS_MAX,
-        rates: http::Rates { window: Duration::from_secs(60), general: 0, auth: 0, connections: 0, endpoints: vec![] },
+        sockets_per_address_max: CONNECTIONS_MAX,
+        proxies: http::Proxies::default(),
+        tls: None,
     };
     let listener = TcpListener::bind(address).await?;
     println!("listening ws://{}", listener.local_addr()?);
     let router = Router::new().fallback(echo).with_state(ctx);
     let stop = CancellationToken::new();
     tokio::select! {
-        () = http::serve(listener, router, options, metrics, stop, TaskTracker::new()) => {}
+        () = http::serve(listener, router, edge, metrics, stop, TaskTracker::new()) => {}
         // The directory goes, too.
         interrupted = tokio::signal::ctrl_c() => interrupted?,
     }
@@ -111,6 +109,7 @@ async fn context(dir: &std::path::Path, frame_bytes_max: usize) -> Result<Arc<Co
         frame_bytes_max,
         connections_max: CONNECTIONS_MAX,
         connections_per_user_max: CONNECTIONS_MAX,
+        connections_per_address_max: CONNECTIONS_MAX,
         write_timeout: Duration::from_secs(60),
         drain_window: Duration::from_secs(1),
         origins: vec![],

@@ -30,6 +30,10 @@ use crate::{
 const LAST_ALERTS: Duration = Duration::from_secs(2);
 /// How often gauges that nobody sets are looked up.
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
+/// How often certificates are looked at.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(10);
+const PUBLIC_TLS: &str = "listen.public_tls";
+const OPS_TLS: &str = "listen.ops_tls";
 
 /// Why a server cannot start, or did not end well.
 #[derive(Debug)]
@@ -58,6 +62,9 @@ impl From<StoreError> for ServerError {
     }
 }
 
+/// TLS of a listener that has any.
+type Certificates = Option<Arc<http::Tls>>;
+
 /// A task's name, and how it ended.
 type Ended = (&'static str, Result<(), String>);
 
@@ -73,6 +80,8 @@ pub struct Server {
     node: String,
     public: TcpListener,
     ops: TcpListener,
+    public_tls: Option<Arc<http::Tls>>,
+    ops_tls: Option<Arc<http::Tls>>,
     settings: watch::Sender<Arc<Settings>>,
     role: watch::Sender<Role>,
 }
@@ -87,6 +96,8 @@ pub struct Handle {
     pub settings: watch::Sender<Arc<Settings>>,
     pub role: watch::Receiver<Role>,
     pub ops_addr: SocketAddr,
+    /// TLS of the listeners, by the section that says so.
+    pub tls: Vec<(&'static str, Arc<http::Tls>)>,
 }
 
 /// The part of a configuration that decides.
@@ -123,6 +134,16 @@ impl Server {
             (Store::Embedded(store), Target::Embedded(dir)) => Some((dir.clone(), store.clone())),
             _ => None,
         };
+        let (public_tls, ops_tls) = open_tls(&config)?;
+        for (name, address, tls) in
+            [("listen.public", config.public, public_tls.is_some()), ("listen.ops", config.ops, ops_tls.is_some())]
+        {
+            if !tls && !address.ip().is_loopback() {
+                tracing::warn!(
+                    "{name} ({address}) can be reached from elsewhere without TLS: set {name}_tls, or let only a proxy with TLS reach it"
+                );
+            }
+        }
         let public = listen(config.public, "listen.public").await?;
         let ops = listen(config.ops, "listen.ops").await?;
         let names: Vec<String> = config.sources.iter().map(|s| s.name.clone()).collect();
@@ -133,7 +154,7 @@ impl Server {
         let (settings, _) = watch::channel(Arc::new(settings(&config)));
         let (role, _) = watch::channel(Role::Starting);
         let node = node_name();
-        Ok(Server { config, embedded, store, hub, metrics, auth, node, public, ops, settings, role })
+        Ok(Server { config, embedded, store, hub, metrics, auth, node, public, ops, public_tls, ops_tls, settings, role })
     }
 
     /// Where the public listener is.
@@ -146,6 +167,15 @@ impl Server {
         self.ops.local_addr().unwrap_or(self.config.ops)
     }
 
+    /// What people type: `https://127.0.0.1:8787`.
+    pub fn public_url(&self) -> String {
+        url(self.public_tls.is_some(), self.public_addr())
+    }
+
+    pub fn ops_url(&self) -> String {
+        url(self.ops_tls.is_some(), self.ops_addr())
+    }
+
     pub fn handle(&self) -> Handle {
         Handle {
             store: self.store.clone(),
@@ -155,7 +185,13 @@ impl Server {
             settings: self.settings.clone(),
             role: self.role.subscribe(),
             ops_addr: self.ops_addr(),
+            tls: self.tls(),
         }
+    }
+
+    fn tls(&self) -> Vec<(&'static str, Arc<http::Tls>)> {
+        let both = [(PUBLIC_TLS, &self.public_tls), (OPS_TLS, &self.ops_tls)];
+        both.into_iter().filter_map(|(name, tls)| Some((name, tls.clone()?))).collect()
     }
 
     /// Runs until `stop`, then drains in the order that loses nothing: readers and the monitor first, which commit and give the
@@ -165,7 +201,8 @@ impl Server {
     ///
     /// A task that ended by itself, or that did not end within `shutdown_grace`.
     pub async fn run(self, stop: CancellationToken) -> Result<(), ServerError> {
-        let Server { config, embedded, store, hub, metrics, auth, node, public, ops, settings, role } = self;
+        let tls = self.tls();
+        let Server { config, embedded, store, hub, metrics, auth, node, public, ops, public_tls, ops_tls, settings, role } = self;
         let health = metrics.health.clone();
         let ctx = session::Context::new(
             hub.clone(),
@@ -259,16 +296,29 @@ impl Server {
                 Box::pin(async move { store::embedded::control::serve(embedded, outlet).await.map_err(|e| e.to_string()) }),
             );
         }
-        for (name, listener, router) in
-            [("the public listener", public, http::public(state.clone())), ("the ops listener", ops, http::ops(state.clone()))]
-        {
+        for (name, listener, edge, router) in [
+            ("the public listener", public, config.http.edge(public_tls), http::public(state.clone())),
+            ("the ops listener", ops, config.http.ops_edge(ops_tls), http::ops(state.clone())),
+        ] {
             // The listener for operations answers to the end: `/readyz` must be able to say that the daemon drains.
             let stop = if name == "the ops listener" { outlet.clone() } else { intake.clone() };
-            let (options, metrics, sockets) = (config.http.clone(), metrics.clone(), sockets.clone());
+            let (metrics, sockets) = (metrics.clone(), sockets.clone());
             spawn(
                 name,
                 Box::pin(async move {
-                    http::serve(listener, router, options, metrics, stop, sockets).await;
+                    http::serve(listener, router, edge, metrics, stop, sockets).await;
+                    Ok(())
+                }),
+            );
+        }
+        if !tls.is_empty() {
+            let outlet = outlet.clone();
+            spawn(
+                "the certificates",
+                Box::pin(async move {
+                    while outlet.run_until_cancelled(sleep(CERTIFICATES_EVERY)).await.is_some() {
+                        look_at_certificates(&tls, false).await;
+                    }
                     Ok(())
                 }),
             );
@@ -371,6 +421,42 @@ impl Server {
         tracing::info!("stopped after {:.1} s", begun.elapsed().as_secs_f64());
         outcome
     }
+}
+
+fn url(tls: bool, address: SocketAddr) -> String {
+    format!("{}://{address}", if tls { "https" } else { "http" })
+}
+
+/// TLS of the public listener and of the one for operations, where they have any: their files are read, and held to be good.
+///
+/// # Errors
+///
+/// Which section, which file, what is wrong with it.
+pub fn open_tls(config: &Config) -> Result<(Certificates, Certificates), ServerError> {
+    let open = |options: &Option<http::TlsOptions>, name: &str| {
+        let opened = options.clone().map(http::Tls::open).transpose();
+        opened.map(|tls| tls.map(Arc::new)).map_err(|text| ServerError::Usage(format!("{name}: {text}")))
+    };
+    Ok((open(&config.public_tls, PUBLIC_TLS)?, open(&config.ops_tls, OPS_TLS)?))
+}
+
+/// Takes certificates that have changed; `asked`: a bad one is told of, also where that has been said already. Whether all are good.
+pub async fn look_at_certificates(tls: &[(&'static str, Arc<http::Tls>)], asked: bool) -> bool {
+    let mut good = true;
+    for (name, tls) in tls {
+        let tls = tls.clone();
+        // Fails only where the runtime is going down.
+        let Ok(look) = tokio::task::spawn_blocking(move || tls.look(asked)).await else { continue };
+        match look {
+            http::Look::Same => {}
+            http::Look::New => tracing::info!("{name}: new connections get the certificate that was read just now"),
+            http::Look::Bad(text) => {
+                good = false;
+                tracing::error!("{name}: the certificate in use is kept: {text}");
+            }
+        }
+    }
+    good
 }
 
 /// A task that should have gone on for ever has ended.

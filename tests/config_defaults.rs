@@ -47,7 +47,12 @@ fn defaults_are_the_contracts() {
     assert_eq!(config.http.external_url, None);
     assert!(config.http.security_headers);
     assert_eq!((config.http.rates.general, config.http.rates.window), (600, Duration::from_secs(60)));
+    let rates = &config.http.rates;
+    assert_eq!((rates.auth, rates.connections, rates.endpoints.len()), (5, 300, 0));
     assert_eq!(config.http.body_bytes_max, 1 << 20);
+    assert!(config.public_tls.is_none() && config.ops_tls.is_none() && config.http.metrics_token.is_none());
+    assert!(config.http.proxies.trusted.is_empty() && !config.http.proxies.protocol);
+    assert_eq!((config.http.sockets_per_address_max, config.session.connections_per_address_max), (500, 500));
     assert_eq!(config.http.rates.auth, 5);
     assert_eq!(config.sign_in.session_timeout, Duration::from_secs(30 * 60));
     assert_eq!(config.sign_in.refresh_ttl, Duration::from_secs(10_080 * 60));
@@ -198,6 +203,43 @@ labels = { team = "shop" }
     assert_eq!(config.event.lists[0].events.len(), 22, "the default's list stays");
     let overrides: Vec<_> = config.event.overrides.iter().map(|(p, s)| (p.as_str(), *s)).collect();
     assert_eq!(overrides, [("payroll_*", Severity::Critical), ("pay*", Severity::Low)], "in the file's order");
+}
+
+#[test]
+fn the_edge_is_set_by_file_and_variables() {
+    let token = tempfile::NamedTempFile::new().unwrap();
+    fs::write(token.path(), "0123456789abcdef-metrics\n").unwrap();
+    let config = with(
+        &[
+            ("AUDITCAST__LISTEN__METRICS_TOKEN_FILE", token.path().to_str().unwrap()),
+            ("AUDITCAST__LISTEN__TRUSTED_PROXIES", "[\"10.0.0.0/8\", \"2001:db8::1\"]"),
+            ("AUDITCAST__LISTEN__PROXY_PROTOCOL", "true"),
+            ("AUDITCAST__LISTEN__OPS_TLS__CERTIFICATE", "/c.pem"),
+            ("AUDITCAST__LISTEN__OPS_TLS__KEY", "/k.pem"),
+        ],
+        Some(
+            r#"
+[listen.public_tls]
+certificate = "cert.pem"
+key = "key.pem"
+client_ca = "ca.pem"
+client_required = true
+min_version = "1.3"
+[limits.rate_endpoints]
+events = 6000
+"#,
+        ),
+    );
+    let public = config.public_tls.as_ref().unwrap();
+    assert_eq!(public.certificate.to_str(), Some("cert.pem"));
+    assert!(public.client_ca.is_some() && public.client_required && public.only_13);
+    let ops = config.ops_tls.as_ref().unwrap();
+    assert!(ops.client_ca.is_none() && !ops.client_required && !ops.only_13);
+    assert_eq!(config.http.proxies.trusted, ["10.0.0.0/8".parse().unwrap(), "2001:db8::1/128".parse().unwrap()]);
+    assert!(config.http.proxies.protocol);
+    assert_eq!(config.http.metrics_token.as_deref(), Some(&b"0123456789abcdef-metrics"[..]));
+    assert!(!format!("{config:?}").contains("0123456789abcdef"));
+    assert_eq!(config.http.rates.endpoints, [("events".to_owned(), 6000)]);
 }
 
 #[test]

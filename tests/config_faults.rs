@@ -116,7 +116,7 @@ config.toml:2: listen.public: expected an address and a port, such as "127.0.0.1
 config.toml:3: listen.ops: expected an address and a port, such as "127.0.0.1:8787", found 9
 config.toml:4: listen.external_url: expected a URL such as "https://auditcast.example", found "ftp://x"
 config.toml:5: listen.cors_origins: expected a list of texts, found 5 in it
-config.toml:5: listen.cors_origins: expected an origin such as "https://admin.example", found "*"
+config.toml:5: listen.cors_origins: expected origins by name, found "*": a browser sends the sign-in cookie along for any page
 config.toml:6: listen.security_headers: expected true or false, found "yes"
 "#,
     );
@@ -126,6 +126,38 @@ ops = "127.0.0.1:8787"
 "#,
         r#"
 config.toml:2: listen.ops: expected another address than listen.public, found 127.0.0.1:8787 for both
+"#,
+    );
+    check(
+        r#"[listen]
+trusted_proxies = ["10.0.0.0/8", "10.0.0.0/40", "proxy.example"]
+metrics_token = "short"
+[listen.public_tls]
+certificate = "cert.pem"
+[listen.ops_tls]
+key = "key.pem"
+client_required = true
+min_version = "1.1"
+"#,
+        r#"
+config.toml:2: listen.trusted_proxies: expected a network such as "10.0.0.0/8", found "10.0.0.0/40"
+config.toml:2: listen.trusted_proxies: expected a network such as "10.0.0.0/8", found "proxy.example"
+config.toml:3: listen.metrics_token: expected at least 16 visible ASCII characters; make one with: openssl rand -hex 24
+config.toml:5: listen.public_tls.certificate: expected key beside it, the path of the certificate's key
+config.toml:7: listen.ops_tls.key: expected certificate beside it, the path of the key's certificate
+config.toml:8: listen.ops_tls.client_required: expected client_ca beside it, which says whose certificates are taken
+config.toml:9: listen.ops_tls.min_version: expected one of "1.2", "1.3", found "1.1"
+"#,
+    );
+    check(
+        r#"[listen]
+proxy_protocol = true
+[limits.rate_endpoints]
+events = 0
+"#,
+        r#"
+config.toml:2: listen.proxy_protocol: expected trusted_proxies beside it, which say whose headers are believed
+config.toml:4: limits.rate_endpoints.events: expected a whole number from 1 to 1000000, found 0
 "#,
     );
     check(

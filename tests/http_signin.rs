@@ -1,7 +1,6 @@
 //! What is proved: who has the right password (and code) gets in and nobody else does, whatever is wrong looks the same, a refresh
 //! token is good once, and whatever ends a session ends all its tokens. Over real sockets, on the embedded store.
 
-#[allow(dead_code)]
 mod support_http;
 
 use std::time::Duration;

@@ -55,6 +55,7 @@ async fn echo(frame_bytes_max: usize) -> Echo {
         frame_bytes_max,
         connections_max: 100,
         connections_per_user_max: 100,
+        connections_per_address_max: 100,
         write_timeout: PATIENCE,
         drain_window: PATIENCE,
         origins: vec![],
@@ -69,19 +70,17 @@ async fn echo(frame_bytes_max: usize) -> Echo {
             session::echo(ctx, request, peer).await
         }
     });
-    let options = http::Options {
-        external_url: None,
-        cors_origins: vec![],
-        security_headers: false,
+    let edge = http::Edge {
         header_timeout: PATIENCE,
-        body_bytes_max: 0,
         sockets_max: 100,
-        rates: http::Rates { window: Duration::from_secs(60), general: 0, auth: 0, connections: 0, endpoints: vec![] },
+        sockets_per_address_max: 100,
+        proxies: http::Proxies::default(),
+        tls: None,
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let stop = CancellationToken::new();
-    tokio::spawn(http::serve(listener, router, options, metrics, stop.clone(), TaskTracker::new()));
+    tokio::spawn(http::serve(listener, router, edge, metrics, stop.clone(), TaskTracker::new()));
     Echo { address, _stop: stop.drop_guard(), _dir: dir }
 }
 

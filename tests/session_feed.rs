@@ -50,6 +50,7 @@ fn options() -> session::Options {
         frame_bytes_max: 16 * 1024,
         connections_max: 100,
         connections_per_user_max: 20,
+        connections_per_address_max: 100,
         write_timeout: Duration::from_secs(10),
         drain_window: Duration::from_secs(10),
         origins: vec!["https://audit.example".into()],

@@ -3,13 +3,9 @@
 //!
 //! Real sockets with small buffers, clients that read as badly as a seeded chance says, and a strict reader of frames.
 
-use std::{
-    net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    task::{Context as Wakes, Poll},
-    time::Duration,
-};
+mod support_tls;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use auditcast::{
     auth::{self, Auth, Claims, Secret},
@@ -21,21 +17,27 @@ use auditcast::{
 use axum::{body::Body, http::Request};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 use serde_json::Value;
+use support_tls::{Authority, handshake};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::{TcpListener, TcpSocket, TcpStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpSocket},
     time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Node {
     ctx: Arc<Context>,
-    /// Sockets that the sweep writes to, and wrapped ones, which it cannot.
     plain: SocketAddr,
-    wrapped: SocketAddr,
+    secure: SocketAddr,
+    authority: Authority,
     _stop: DropGuard,
     _dir: tempfile::TempDir,
 }
@@ -71,6 +73,7 @@ async fn node(write_timeout: Duration) -> Node {
         frame_bytes_max: 16 * 1024,
         connections_max: 100,
         connections_per_user_max: 100,
+        connections_per_address_max: 100,
         write_timeout,
         drain_window: Duration::from_secs(10),
         origins: vec![],
@@ -86,68 +89,46 @@ async fn node(write_timeout: Duration) -> Node {
         tokio::spawn(async move { stop.run_until_cancelled(session::sweep(ctx)).await });
     }
     let mut addresses = Vec::new();
-    for wrap in [false, true] {
+    let authority = Authority::new();
+    authority.renew();
+    for tls in [None, Some(acceptor(&authority))] {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         addresses.push(listener.local_addr().expect("an address"));
         let (ctx, stop) = (ctx.clone(), stop.clone());
-        tokio::spawn(async move { stop.run_until_cancelled(listen(ctx, listener, wrap)).await });
+        tokio::spawn(async move { stop.run_until_cancelled(listen(ctx, listener, tls)).await });
     }
-    Node { ctx, plain: addresses[0], wrapped: addresses[1], _stop: stop.drop_guard(), _dir: dir }
+    Node { ctx, plain: addresses[0], secure: addresses[1], authority, _stop: stop.drop_guard(), _dir: dir }
 }
 
-/// Stands for TLS: a stream that is no `TcpStream`, and holds back what was written until it is flushed.
-struct Wrapped {
-    tcp: TcpStream,
-    held: Vec<u8>,
+fn acceptor(authority: &Authority) -> TlsAcceptor {
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth();
+    let options = authority.options();
+    let certificate = CertificateDer::from_pem_file(options.certificate).expect("a certificate");
+    let key = PrivateKeyDer::from_pem_file(options.key).expect("a key");
+    TlsAcceptor::from(Arc::new(config.with_single_cert(vec![certificate], key).expect("they fit")))
 }
 
-impl AsyncRead for Wrapped {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Wakes<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Wrapped {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Wakes<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
-        if self.held.len() >= 16 * 1024 {
-            std::task::ready!(self.as_mut().poll_flush(cx))?;
-        }
-        let n = buf.len().min(16 * 1024);
-        self.held.extend_from_slice(&buf[..n]);
-        Poll::Ready(Ok(n))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Wakes<'_>) -> Poll<std::io::Result<()>> {
-        let this = self.get_mut();
-        while !this.held.is_empty() {
-            let n = std::task::ready!(Pin::new(&mut this.tcp).poll_write(cx, &this.held))?;
-            this.held.drain(..n);
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Wakes<'_>) -> Poll<std::io::Result<()>> {
-        std::task::ready!(self.as_mut().poll_flush(cx))?;
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
-    }
-}
-
-async fn listen(ctx: Arc<Context>, listener: TcpListener, wrap: bool) {
+async fn listen(ctx: Arc<Context>, listener: TcpListener, tls: Option<TlsAcceptor>) {
     loop {
         let Ok((tcp, peer)) = listener.accept().await else { return };
         // Little room in the kernel, so that sockets are full soon.
         let _ = socket2::SockRef::from(&tcp).set_send_buffer_size(16 * 1024);
-        let ctx = ctx.clone();
+        let (ctx, tls) = (ctx.clone(), tls.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             let (ctx, request) = (ctx.clone(), request.map(Body::new));
             async move { Ok::<_, std::convert::Infallible>(session::websocket(ctx, request, peer).await) }
         });
         let http = hyper::server::conn::http1::Builder::new();
         tokio::spawn(async move {
-            let _ = if wrap {
-                http.serve_connection(TokioIo::new(Wrapped { tcp, held: Vec::new() }), service).with_upgrades().await
-            } else {
-                http.serve_connection(TokioIo::new(tcp), service).with_upgrades().await
+            let _ = match tls {
+                Some(tls) => {
+                    let tls = tls.accept(tcp).await.expect("a handshake");
+                    http.serve_connection(TokioIo::new(tls), service).with_upgrades().await
+                }
+                None => http.serve_connection(TokioIo::new(tcp), service).with_upgrades().await,
             };
         });
     }
@@ -176,8 +157,11 @@ impl Chance {
     }
 }
 
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
 struct Client {
-    tcp: TcpStream,
+    tcp: Box<dyn Stream>,
     bytes: Vec<u8>,
     at: usize,
     pongs: Vec<Vec<u8>>,
@@ -187,7 +171,11 @@ impl Client {
     async fn come(node: &Node, address: SocketAddr, query: &str) -> Client {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(4096).expect("a small buffer");
-        let mut tcp = socket.connect(address).await.expect("a connection");
+        let tcp = socket.connect(address).await.expect("a connection");
+        let mut tcp: Box<dyn Stream> = match address == node.secure {
+            true => Box::new(handshake(node.authority.client(None), tcp).await.expect("a handshake")),
+            false => Box::new(tcp),
+        };
         let claims = Claims {
             user_id: "ann".into(),
             username: None,
@@ -264,6 +252,7 @@ impl Client {
         for part in frame.chunks(5) {
             timeout(PATIENCE, self.tcp.write_all(part)).await.expect("room").expect("is sent");
         }
+        timeout(PATIENCE, self.tcp.flush()).await.expect("room").expect("is sent");
     }
 }
 
@@ -348,7 +337,7 @@ async fn round(seed: u64) {
         [("", |_| true), ("?min_severity=high", |n| n % 3 == 0), ("?types=t.1,t.4", |n| n % 5 == 1 || n % 5 == 4)];
     for n in 0..12 {
         let (query, wanted) = filters[n % filters.len()];
-        let address = if n % 4 == 3 { node.wrapped } else { node.plain };
+        let address = if n % 2 == 1 { node.secure } else { node.plain };
         let client = Client::come(&node, address, query).await;
         watching.push((wanted, tokio::spawn(watch(client, LAST, wanted, seed * 100 + n as u64 + 1))));
     }

@@ -3,12 +3,14 @@
 use clap::Args;
 
 use super::{Failure, Global, terminal};
+use crate::server;
 
 #[derive(Clone, Debug, Default, Args)]
 pub struct Check {}
 
 pub fn run(global: &Global, _args: &Check) -> Result<(), Failure> {
     let config = global.load()?;
+    server::open_tls(&config)?;
     let file = config.path.as_ref().map_or_else(|| "built-in".to_owned(), |path| path.display().to_string());
     let mut lines = vec![format!("config={}", terminal::plain(&file))];
     let width = config.settings().iter().map(|s| s.key.len() + s.shown.len() + 3).filter(|w| *w <= 60).max().unwrap_or(0);

@@ -10,7 +10,9 @@ use clap::Args;
 use super::{
     Failure, Global, health,
     reach::{self, Reach},
-    terminal, token,
+    terminal,
+    tls::At,
+    token,
 };
 use crate::{auth, config::Config, server, source::Kind, store::Target};
 
@@ -74,8 +76,8 @@ pub async fn run(global: &Global, args: &Doctor) -> Result<(), Failure> {
         before(&mut report, &config).await;
     }
     // A daemon's own listeners are taken by itself.
-    let answer = match health::ops_url(config.ops) {
-        Ok(url) if !args.pre => Some(health::get(&url, "/readyz", None).await),
+    let answer = match At::ops(&config) {
+        Ok(at) if !args.pre => Some(health::get(&at, "/readyz", None).await),
         _ => None,
     };
     match answer {
@@ -173,19 +175,17 @@ fn exposure(report: &mut Report, config: &Config) {
             Some((text, remedy)) => report.warn("transport", text, remedy),
         }
     }
-    if !config.public.ip().is_loopback() && config.http.external_url.is_none() {
+    if !config.public.ip().is_loopback() && config.public_tls.is_none() {
         let text = format!("{} is reachable from elsewhere, without TLS", config.public);
-        report.warn("listen.public", text, "put a proxy with TLS before it, and set listen.external_url");
+        report.warn("listen.public", text, "set listen.public_tls, or let only a proxy with TLS reach it");
     }
-    if !config.ops.ip().is_loopback() {
+    let certificates = config.ops_tls.as_ref().is_some_and(|tls| tls.client_required);
+    if !config.ops.ip().is_loopback() && !certificates && config.http.metrics_token.is_none() {
         let text = format!("{} is reachable from elsewhere and asks for no token", config.ops);
-        report.warn("listen.ops", text, "let only your scraper and load balancer reach it");
+        report.warn("listen.ops", text, "set listen.metrics_token, or let only your scraper and load balancer reach it");
     }
     match config.http.cors_origins.as_slice() {
         [] => report.ok("origins", "only pages of the host itself may connect"),
-        origins if origins.iter().any(|origin| origin == "*") => {
-            report.warn("origins", "pages of every origin may connect (*)", "name them in CORS_ORIGINS");
-        }
         origins => report.ok("origins", format!("pages of {} may connect", origins.join(", "))),
     }
     let http = &config.http;

@@ -1,15 +1,21 @@
-//! `health`: one question to the ops listener, for images without a shell. A plain client over TCP: the listener has no TLS.
+//! `health`: one question to the ops listener, for images without a shell.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, StatusCode, body::Bytes, header};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use serde_json::Value;
-use tokio::{net::TcpStream, time};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time,
+};
+use tokio_rustls::TlsConnector;
 
-use super::{Failure, Global, terminal};
+use super::{Failure, Global, terminal, tls::At};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// `/metrics` of many rules and sources is the longest that is asked for.
@@ -21,19 +27,23 @@ pub struct Health {
     /// Ask whether it does its work (/readyz), not only whether it lives (/livez)
     #[arg(long)]
     pub ready: bool,
-    /// The ops listener [default: http:// and listen.ops]
+    /// The ops listener, http(s):// [default: listen.ops]
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
+    /// PEM of an authority to believe beside the system's, for an https:// URL
+    #[arg(long, value_name = "FILE", env = "AUDITCAST_CA")]
+    pub ca: Option<PathBuf>,
 }
 
 pub async fn run(global: &Global, args: &Health) -> Result<(), Failure> {
-    let base = match &args.url {
-        Some(url) => url.clone(),
-        None => ops_url(global.load()?.ops)?,
+    let at = match &args.url {
+        Some(url) => At::url(url, args.ca.as_deref()),
+        None => At::ops(&global.load()?)?,
     };
-    authority(&base).map_err(Failure::Usage)?;
+    let base = &at.base;
+    authority(base).map_err(Failure::Usage)?;
     let path = if args.ready { "/readyz" } else { "/livez" };
-    let (status, body) = get(&base, path, None).await.map_err(Failure::run)?;
+    let (status, body) = get(&at, path, None).await.map_err(Failure::run)?;
     if status.is_success() {
         return Ok(());
     }
@@ -57,65 +67,69 @@ pub(super) fn unwell(body: &str) -> Option<String> {
     (!texts.is_empty()).then(|| texts.join("; "))
 }
 
-/// The `HOST:PORT` of `http://HOST:PORT`.
-fn authority(base: &str) -> Result<&str, String> {
-    let found = base.trim_end_matches('/').strip_prefix("http://");
+/// The `HOST:PORT` of `http(s)://HOST:PORT`, and whether it is TLS.
+fn authority(base: &str) -> Result<(&str, bool), String> {
+    let base_only = base.trim_end_matches('/');
+    let found = match base_only.strip_prefix("http://") {
+        Some(authority) => Some((authority, false)),
+        None => base_only.strip_prefix("https://").map(|authority| (authority, true)),
+    };
     // `[::1]` without a port ends in a bracket.
     let port =
         |a: &str| a.rsplit_once(':').is_none_or(|(_, port)| port.ends_with(']') || port.parse::<u16>().is_ok_and(|p| p > 0));
-    let good = |a: &&str| !a.is_empty() && !a.contains(['/', '@', '?', '#', ' ']) && port(a);
-    found.filter(good).ok_or_else(|| format!("expected http://HOST:PORT, found {}", terminal::plain(base)))
+    let good = |(a, _): &(&str, bool)| !a.is_empty() && !a.contains(['/', '@', '?', '#', ' ']) && port(a);
+    found.filter(good).ok_or_else(|| format!("expected http(s)://HOST:PORT, found {}", terminal::plain(base)))
 }
 
-/// Where this machine reaches the ops listener.
-pub(super) fn ops_url(ops: SocketAddr) -> Result<String, Failure> {
-    if ops.port() == 0 {
-        return Err(Failure::usage("listen.ops takes a free port (0), so --url must say which one it is"));
-    }
-    Ok(format!("http://{}", reachable(ops)))
-}
-
-/// An address that listens everywhere is reached at loopback.
-pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => SocketAddr::from(([127, 0, 0, 1], v4.port())),
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], v6.port())),
-        address => address,
-    }
-}
-
-/// `GET` of `path` at `http://HOST:PORT`, with a bearer token where one is given, whole, within 5 s; or one sentence.
-pub(super) async fn get(base: &str, path: &str, token: Option<&str>) -> Result<(StatusCode, String), String> {
-    let authority = authority(base)?;
+/// `GET` of `path`, with a bearer token where one is given, whole, within 5 s; or one sentence.
+pub(super) async fn get(at: &At, path: &str, token: Option<&str>) -> Result<(StatusCode, String), String> {
+    let (authority, tls) = authority(&at.base)?;
     // `[::1]` without a port ends in a bracket.
-    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    let target = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+    let port = authority.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok());
+    let target = match port {
+        Some(_) => authority.to_owned(),
+        None => format!("{authority}:{}", if tls { 443 } else { 80 }),
+    };
+    let host = port.map_or(authority, |(host, _)| host).trim_matches(['[', ']']);
+    let mut request = Request::get(path).header(header::HOST, authority).header(header::CONNECTION, "close");
+    if let Some(token) = token {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+    }
+    let request = request.body(Empty::<Bytes>::new()).map_err(|e| format!("{}{path} cannot be asked: {e}", at.base))?;
     let asked = async {
         let stream = TcpStream::connect(&target).await.map_err(|e| format!("{target} cannot be reached: {e}"))?;
-        let broken = |e: hyper::Error| format!("{target} did not answer as HTTP: {e}");
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        let request = Request::get(path).header(header::HOST, authority).header(header::CONNECTION, "close");
-        let request = match token {
-            Some(token) => request.header(header::AUTHORIZATION, format!("Bearer {token}")),
-            None => request,
-        };
-        let request = request.body(Empty::<Bytes>::new()).map_err(|e| format!("{base}{path} cannot be asked: {e}"))?;
-        let answer = async {
-            let response = sender.send_request(request).await.map_err(broken)?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-            let body = body.map_err(|e| format!("{target} did not end its answer: {e}"))?.to_bytes();
-            Ok((status, String::from_utf8_lossy(&body).into_owned()))
-        };
-        // The connection must be driven while the answer is awaited; it ends with it.
-        tokio::pin!(answer, connection);
-        let mut open = true;
-        loop {
-            tokio::select! {
-                answer = &mut answer => return answer,
-                _ = &mut connection, if open => open = false,
-            }
+        if !tls {
+            return exchange(stream, request, &target).await;
         }
+        let name =
+            ServerName::try_from(host.to_owned()).map_err(|_| format!("{host} is not a name that a certificate can have"))?;
+        let connecting = TlsConnector::from(at.tls()?).connect(name, stream).await;
+        let stream = connecting.map_err(|e| format!("{target} is not to be trusted, or speaks no TLS: {e}"))?;
+        exchange(stream, request, &target).await
     };
     time::timeout(ANSWER_TIMEOUT, asked).await.unwrap_or_else(|_| Err(format!("{target} did not answer within 5s")))
+}
+
+async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>, target: &str) -> Result<(StatusCode, String), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let broken = |e: hyper::Error| format!("{target} did not answer as HTTP: {e}");
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let answer = async {
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = body.map_err(|e| format!("{target} did not end its answer: {e}"))?.to_bytes();
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    };
+    // The connection must be driven while the answer is awaited; it ends with it.
+    tokio::pin!(answer, connection);
+    let mut open = true;
+    loop {
+        tokio::select! {
+            answer = &mut answer => return answer,
+            _ = &mut connection, if open => open = false,
+        }
+    }
 }

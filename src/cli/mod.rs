@@ -18,6 +18,7 @@ pub mod logging;
 mod reach;
 pub mod serve;
 pub mod terminal;
+mod tls;
 pub mod token;
 pub mod user;
 pub mod watch;

@@ -37,8 +37,8 @@ pub async fn run(global: Global, _args: Serve) -> Result<(), Failure> {
     let server = Server::bind(config.clone(), REVISION).await?;
     terminal::line(&format!("config={shown}"));
     terminal::line(&format!("store={}", config.store_shown()));
-    terminal::line(&format!("listening public=http://{}", server.public_addr()));
-    terminal::line(&format!("listening ops=http://{}", server.ops_addr()));
+    terminal::line(&format!("listening public={}", server.public_url()));
+    terminal::line(&format!("listening ops={}", server.ops_url()));
 
     let stop = CancellationToken::new();
     let handle = server.handle();
@@ -118,8 +118,9 @@ fn reload_on_signal(
                     handle.metrics.set_config(&server::rules(&live), &live.config_hash());
                     handle.auth.replace_options(auth);
                     handle.settings.send_replace(Arc::new(server::settings(&live)));
-                    handle.metrics.config_reload_ok.set(1.0);
                     handle.auth.journal().note(Entry::config_reloaded(&diff.live));
+                    let certificates = server::look_at_certificates(&handle.tls, true).await;
+                    handle.metrics.config_reload_ok.set(if certificates { 1.0 } else { 0.0 });
                     config = live;
                 }
                 Err(failure) => {

@@ -1,13 +1,13 @@
 //! `watch`: alerts in the terminal. Reconnects by itself and resumes after the last position it saw (contract §5).
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use futures::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::{net::TcpStream, time};
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream,
+    Connector, MaybeTlsStream, WebSocketStream,
     tungstenite::{
         self, Message,
         client::IntoClientRequest,
@@ -17,7 +17,7 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{Failure, Global, emit::severity_arg, health::reachable, terminal};
+use super::{Failure, Global, emit::severity_arg, terminal, tls::At};
 use crate::event::Severity;
 
 const SUBPROTOCOL: &str = "auditcast.v1";
@@ -36,9 +36,12 @@ const BODY_CHARS_MAX: usize = 300;
 
 #[derive(Clone, Debug, Default, Args)]
 pub struct Watch {
-    /// ws(s):// or http(s):// URL of the public listener [default: ws:// and listen.public]
+    /// ws(s):// or http(s):// URL of the public listener [default: listen.public]
     #[arg(long, value_name = "URL", env = "AUDITCAST_URL")]
     pub url: Option<String>,
+    /// PEM of an authority to believe beside the system's, for a wss:// URL
+    #[arg(long, value_name = "FILE", env = "AUDITCAST_CA")]
+    pub ca: Option<PathBuf>,
     /// Token of somebody who may see alerts
     #[arg(long, value_name = "TOKEN", env = "AUDITCAST_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
@@ -54,15 +57,16 @@ pub struct Watch {
 }
 
 pub async fn run(global: &Global, args: Watch) -> Result<(), Failure> {
-    let url = match &args.url {
-        Some(url) => feed_url(url)?,
+    let (url, at) = match &args.url {
+        Some(url) => (feed_url(url)?, At::url(url, args.ca.as_deref())),
         None => {
-            let public = global.load()?.public;
-            if public.port() == 0 {
-                return Err(Failure::usage("listen.public takes a free port (0), so --url must say which one it is"));
-            }
-            format!("ws://{}/ws", reachable(public))
+            let at = At::public(&global.load()?)?;
+            (at.feed(), at)
         }
+    };
+    let connector = match url.starts_with("wss://") {
+        true => Connector::Rustls(at.tls().map_err(Failure::Usage)?),
+        false => Connector::Plain,
     };
     let token = args.token.as_deref().map(str::trim).filter(|token| !token.is_empty());
     let token = token.ok_or_else(|| {
@@ -78,6 +82,7 @@ pub async fn run(global: &Global, args: Watch) -> Result<(), Failure> {
     }
     let watcher = Watcher {
         url,
+        connector,
         bearer,
         min_severity: args.min_severity,
         json: args.json,
@@ -136,6 +141,7 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 struct Watcher {
     url: String,
+    connector: Connector,
     bearer: HeaderValue,
     min_severity: Option<Severity>,
     json: bool,
@@ -197,7 +203,10 @@ impl Watcher {
     async fn connect(&self) -> Result<Socket, End> {
         let request = self.request().map_err(|error| End::Stop(format!("{} cannot be asked: {error}", self.url)))?;
         let config = WebSocketConfig::default().max_message_size(Some(FRAME_BYTES_MAX)).max_frame_size(Some(FRAME_BYTES_MAX));
-        let connecting = tokio_tungstenite::connect_async_with_config(request, Some(config), true);
+        let connecting = {
+            let connector = Some(self.connector.clone());
+            tokio_tungstenite::connect_async_tls_with_config(request, Some(config), true, connector)
+        };
         match time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok((socket, _))) => Ok(socket),
             Ok(Err(tungstenite::Error::Http(response))) => Err(refused(&self.url, &response)),

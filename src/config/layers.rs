@@ -73,7 +73,8 @@ const ALIASES: [(&str, &[&str], Convert); 15] = [
 ];
 
 /// The keys whose value may also stand in a file, as `AUDITCAST__SECTION__KEY_FILE`.
-const SECRET_KEYS: [[&str; 2]; 4] = [["store", "url"], ["store", "password"], ["auth", "secret"], ["encryption", "key"]];
+const SECRET_KEYS: [[&str; 2]; 5] =
+    [["store", "url"], ["store", "password"], ["auth", "secret"], ["encryption", "key"], ["listen", "metrics_token"]];
 
 /// As [`SECRET_KEYS`], but each of the file's lines is one.
 const SECRET_LISTS: [[&str; 2]; 1] = [["auth", "previous_secrets"]];

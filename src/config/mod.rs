@@ -12,6 +12,7 @@ mod auth_section;
 mod detection;
 mod fault;
 mod layers;
+mod listen;
 mod rooms;
 mod source_list;
 mod tree;
@@ -40,6 +41,9 @@ pub struct Config {
     /// `listen.public`, `listen.ops`; port 0 takes a free one.
     pub public: SocketAddr,
     pub ops: SocketAddr,
+    /// `listen.public_tls`, `listen.ops_tls`; the files are not read yet.
+    pub public_tls: Option<http::TlsOptions>,
+    pub ops_tls: Option<http::TlsOptions>,
     /// `ENCRYPTION_KEY` is a guide's sample text: told, and no second factor is set up with it.
     pub sample_encryption_key: bool,
     /// After a stop signal everything has so long to end.

@@ -7,7 +7,7 @@ use super::{
     ask::{Ask, Reading, quoted},
     auth_section, detection,
     fault::Fault,
-    source_list,
+    listen, source_list,
     tree::Table,
     url,
 };
@@ -17,14 +17,13 @@ use crate::{
     http, hub, monitor, session, store,
 };
 
-const MS: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MS: Duration = Duration::from_millis(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
 const NAMES_MAX: usize = 256;
-const ORIGINS_MAX: usize = 256;
 
 pub(super) fn severity(text: &str) -> Option<Severity> {
     Severity::ALL.into_iter().find(|s| s.as_str() == text)
@@ -55,18 +54,7 @@ pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<F
     );
     store_section.done();
 
-    let listen = root.section("listen");
-    let public = address(&listen, "public");
-    let ops = address(&listen, "ops");
-    if public == ops && public.port() != 0 {
-        listen.fault("ops", format!("expected another address than listen.public, found {public} for both"));
-    }
-    let external_url = optional(&listen, "external_url", "a URL such as \"https://auditcast.example\"", url::http_url);
-    let cors_origins = origins(&listen);
-    let security_headers = listen.boolean("security_headers");
-    let header_timeout = listen.duration("header_timeout", MS * 100, MINUTE * 5);
-    let shutdown_grace = listen.duration("shutdown_grace", SECOND, MINUTE * 10);
-    listen.done();
+    let listen = listen::read(&root);
 
     let monitor_section = root.section("monitor");
     let loop_times = detection::Times::read(&monitor_section);
@@ -106,6 +94,7 @@ pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<F
     let limits = root.section("limits");
     let connections_max = limits.count("connections", 1, 1_000_000);
     let connections_per_user_max = limits.count("connections_per_user", 1, 100_000);
+    let connections_per_address_max = limits.count("connections_per_address", 1, 1_000_000);
     let sockets_max = limits.count("sockets", 16, 2_000_000);
     let sessions_max = limits.count("sessions", 100, 10_000_000);
     let entities_max = limits.count("entities", 100, 10_000_000);
@@ -115,8 +104,8 @@ pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<F
     let rates = rates(&limits);
     limits.done();
 
-    let mut allowed = cors_origins.clone();
-    allowed.extend(external_url.as_deref().and_then(url::origin_of).filter(|own| !cors_origins.contains(own)));
+    let mut allowed = listen.cors_origins.clone();
+    allowed.extend(listen.external_url.as_deref().and_then(url::origin_of).filter(|own| !listen.cors_origins.contains(own)));
     let feed = root.section("feed");
     let session = session::Options {
         events_rate: to_u32(feed.integer("events_rate", 1, 100_000)),
@@ -126,6 +115,7 @@ pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<F
         frame_bytes_max,
         connections_max,
         connections_per_user_max,
+        connections_per_address_max,
         write_timeout: feed.duration("write_timeout", SECOND, MINUTE * 10),
         drain_window: feed.duration("drain_window", Duration::ZERO, MINUTE * 10),
         origins: allowed,
@@ -145,7 +135,7 @@ pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<F
         detect.sessions_max = sessions_max;
         detect.entities_max = entities_max;
         detect.sources = sources.iter().map(|s| s.name.clone()).collect();
-        detect.external_url.clone_from(&external_url);
+        detect.external_url.clone_from(&listen.external_url);
     });
 
     let encryption = root.section("encryption");
@@ -175,13 +165,26 @@ pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<F
         secret,
         hub,
         session,
-        http: http::Options { external_url, cors_origins, security_headers, header_timeout, body_bytes_max, sockets_max, rates },
+        http: http::Options {
+            external_url: listen.external_url,
+            cors_origins: listen.cors_origins,
+            security_headers: listen.security_headers,
+            header_timeout: listen.header_timeout,
+            body_bytes_max,
+            sockets_max,
+            sockets_per_address_max: connections_per_address_max,
+            proxies: listen.proxies,
+            metrics_token: listen.metrics_token,
+            rates,
+        },
         monitor,
         sources,
-        public,
-        ops,
+        public: listen.public,
+        ops: listen.ops,
+        public_tls: listen.public_tls,
+        ops_tls: listen.ops_tls,
         sample_encryption_key,
-        shutdown_grace,
+        shutdown_grace: listen.shutdown_grace,
         memory_bytes_max,
         journal,
         sign_in: people::Options { encryption_key, ..people },
@@ -262,7 +265,7 @@ fn store_place(ask: &Ask<'_>, password: Option<&str>) -> (Option<store::Target>,
     (target, prefix, ask.duration("lease_ttl", SECOND, MINUTE * 5))
 }
 
-fn address(ask: &Ask<'_>, name: &str) -> SocketAddr {
+pub(super) fn address(ask: &Ask<'_>, name: &str) -> SocketAddr {
     let expected = "an address and a port, such as \"127.0.0.1:8787\"";
     ask.parsed(name, expected, |text| text.trim().parse().ok()).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)))
 }
@@ -272,26 +275,7 @@ pub(super) fn optional<T>(ask: &Ask<'_>, name: &str, expected: &str, read: impl 
     ask.parsed(name, expected, |text| if text.is_empty() { Some(None) } else { read(text).map(Some) }).flatten()
 }
 
-fn origins(ask: &Ask<'_>) -> Vec<String> {
-    let mut origins: Vec<String> = Vec::new();
-    for (text, origin) in ask.texts("cors_origins") {
-        match url::origin_of(&text) {
-            Some(read) if origins.len() < ORIGINS_MAX => {
-                if !origins.contains(&read) {
-                    origins.push(read);
-                }
-            }
-            Some(_) => return ask_too_many(ask, "cors_origins", ORIGINS_MAX, origins),
-            None => {
-                let text = format!("expected an origin such as \"https://admin.example\", found {}", quoted(&text));
-                ask.fault_at(origin, &ask.key("cors_origins"), text);
-            }
-        }
-    }
-    origins
-}
-
-fn ask_too_many<T>(ask: &Ask<'_>, name: &str, most: usize, got: T) -> T {
+pub(super) fn ask_too_many<T>(ask: &Ask<'_>, name: &str, most: usize, got: T) -> T {
     ask.fault(name, format!("expected at most {most} of them"));
     got
 }

@@ -11,7 +11,6 @@ use hyper::{HeaderMap, Method, Request, StatusCode, Uri, Version, header};
 use tokio::{io::ReadBuf, net::TcpStream};
 use tower::ServiceExt;
 
-use super::serve::Peer;
 use crate::session::Handover;
 
 /// Longest head that is looked at here.
@@ -23,6 +22,12 @@ const HEADERS_MAX: usize = 64;
 pub(super) struct Knock {
     request: Request<Body>,
     len: usize,
+}
+
+impl Knock {
+    pub(super) fn request(&mut self) -> &mut Request<Body> {
+        &mut self.request
+    }
 }
 
 /// Waits for a request to begin. `None`: it is one for hyper.
@@ -70,10 +75,9 @@ fn knock(head: &[u8]) -> Option<Knock> {
 
 /// Asks the router. Where it opens, the stream is the session's from here on; else it is given back with the answer, the
 /// request still in it.
-pub(super) async fn open(stream: TcpStream, knock: Knock, peer: Peer, router: Router) -> Option<(TcpStream, Response)> {
+pub(super) async fn open(stream: TcpStream, knock: Knock, router: Router) -> Option<(TcpStream, Response)> {
     let Knock { mut request, len } = knock;
     let (handover, giver) = Handover::new();
-    request.extensions_mut().insert(peer);
     request.extensions_mut().insert(handover);
     let response = match router.oneshot(request).await {
         Ok(response) => response,

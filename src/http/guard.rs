@@ -12,7 +12,7 @@ use axum::{
 use super::{
     API, State, limit,
     problem::{Code, Problem},
-    serve::Peer,
+    serve::{Https, Peer},
     unread,
 };
 use crate::{
@@ -174,9 +174,11 @@ const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-
 
 /// Security headers on every answer, also on errors.
 pub(super) async fn headers(FromState(state): FromState<Arc<State>>, request: Request, next: Next) -> Response {
+    let tls = request.extensions().get::<Https>().is_some_and(|https| https.0);
     let mut response = next.run(request).await;
     if state.options.security_headers {
-        let https = state.options.external_url.as_deref().is_some_and(|url| url.to_ascii_lowercase().starts_with("https://"));
+        let https =
+            tls || state.options.external_url.as_deref().is_some_and(|url| url.to_ascii_lowercase().starts_with("https://"));
         let headers = response.headers_mut();
         for (name, value) in [
             (header::CONTENT_SECURITY_POLICY, CSP),

@@ -32,6 +32,7 @@ use crate::{
     store::Store,
 };
 
+mod addresses;
 mod alerts;
 mod connections;
 mod door;
@@ -43,14 +44,18 @@ mod page;
 mod params;
 mod probes;
 mod problem;
+mod proxy;
 mod serve;
 mod signin;
+mod tls;
 mod unread;
 mod values;
 
 pub use limit::{Limits, Rates};
 pub use problem::{Code, Problem};
-pub use serve::{Peer, serve};
+pub use proxy::{Network, Proxies};
+pub use serve::{Edge, Https, Peer, serve};
+pub use tls::{Look, Tls, TlsOptions};
 
 /// `[listen]` and what the edge needs.
 #[derive(Clone, Debug)]
@@ -66,7 +71,31 @@ pub struct Options {
     pub body_bytes_max: usize,
     /// Sockets accepted at once on a listener.
     pub sockets_max: usize,
+    /// Of them, of one address.
+    pub sockets_per_address_max: usize,
+    /// Whom the public listener believes who its clients are.
+    pub proxies: Proxies,
+    /// `/metrics` asks for it.
+    pub metrics_token: Option<Vec<u8>>,
     pub rates: Rates,
+}
+
+impl Options {
+    /// What the public listener asks of those who connect.
+    pub fn edge(&self, tls: Option<Arc<Tls>>) -> Edge {
+        Edge {
+            header_timeout: self.header_timeout,
+            sockets_max: self.sockets_max,
+            sockets_per_address_max: self.sockets_per_address_max,
+            proxies: self.proxies.clone(),
+            tls,
+        }
+    }
+
+    /// The listener for operations believes nobody.
+    pub fn ops_edge(&self, tls: Option<Arc<Tls>>) -> Edge {
+        Edge { proxies: Proxies::default(), ..self.edge(tls) }
+    }
 }
 
 /// What the handlers have in hand.
@@ -188,16 +217,10 @@ fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
 }
 
 fn cors(options: &Options) -> CorsLayer {
-    let origins: Vec<HeaderValue> = options
-        .cors_origins
-        .iter()
-        .filter(|origin| *origin != "*")
-        .filter_map(|origin| HeaderValue::from_str(origin.trim_end_matches('/')).ok())
-        .collect();
-    let origins =
-        if options.cors_origins.iter().any(|origin| origin == "*") { AllowOrigin::any() } else { AllowOrigin::list(origins) };
+    let origins = options.cors_origins.iter().filter_map(|origin| HeaderValue::from_str(origin.trim_end_matches('/')).ok());
+    // Without credentials: a page elsewhere brings its token in the header, and the cookie stays with pages of our own.
     CorsLayer::new()
-        .allow_origin(origins)
+        .allow_origin(AllowOrigin::list(origins))
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
         .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("last-event-id")])
         .expose_headers([header::RETRY_AFTER])

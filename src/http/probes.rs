@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::{
     body::Body,
     extract::{Query, Request, State as FromState},
@@ -10,8 +11,14 @@ use axum::{
 };
 use serde::Serialize;
 
-use super::{State, json, problem::Problem};
-use crate::metrics::{self, Check, unix_ms};
+use super::{
+    State, json,
+    problem::{Code, Problem},
+};
+use crate::{
+    metrics::{self, Check, unix_ms},
+    session,
+};
 
 #[derive(Serialize)]
 struct Ready {
@@ -53,7 +60,19 @@ pub(super) async fn live(FromState(state): FromState<Arc<State>>) -> Response {
     response
 }
 
-pub(super) async fn metrics(FromState(state): FromState<Arc<State>>) -> Response {
+/// Asks for `listen.metrics_token`, where there is one.
+pub(super) async fn metrics(FromState(state): FromState<Arc<State>>, request: Request) -> Response {
+    if let Some(token) = &state.options.metrics_token {
+        let refused = |code, text| {
+            state.metrics.auth_failures.inc(if code == Code::Missing { "missing" } else { "invalid" });
+            Problem::new(code, text).into_response()
+        };
+        match session::bearer(request.headers()) {
+            None => return refused(Code::Missing, "this needs the token of listen.metrics_token, as `Authorization: Bearer`"),
+            Some(Ok(given)) if verify_slices_are_equal(given.as_bytes(), token).is_ok() => {}
+            Some(_) => return refused(Code::Invalid, "this is not the token of listen.metrics_token"),
+        }
+    }
     state.metrics.set_store_reconnects(state.store.reconnects());
     let mut response = Response::new(Body::from(state.metrics.render()));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, atomic::Ordering},
 };
 
-use super::{Hub, unpoisoned};
+use super::{Hub, network, unpoisoned};
 use crate::{auth::Principal, wire::CloseCode};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
@@ -49,6 +49,16 @@ pub enum Full {
     Memory,
     /// `limits.connections_per_user`.
     User,
+    /// `limits.connections_per_address`.
+    Address,
+}
+
+/// How many connections there may be at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Places {
+    pub all: usize,
+    /// Of them, of one address; see [`network`].
+    pub per_address: usize,
 }
 
 /// A connection as the registry and its owner share it.
@@ -96,6 +106,7 @@ pub(super) struct Registry {
     last: u64,
     connections: BTreeMap<u64, (Arc<Entry>, Option<Named>)>,
     per_user: HashMap<Arc<str>, usize>,
+    per_address: HashMap<IpAddr, usize>,
 }
 
 /// A place among the connections; given back by its drop.
@@ -105,20 +116,21 @@ pub struct Connection {
 }
 
 impl Hub {
-    /// Takes a place, if there are fewer than `connections_max` and memory for one more.
-    pub fn reserve(
-        &self,
-        transport: Transport,
-        address: IpAddr,
-        since_ms: u64,
-        connections_max: usize,
-    ) -> Result<Connection, Full> {
+    /// Takes a place, if there is one, and memory for it.
+    pub fn reserve(&self, transport: Transport, address: IpAddr, since_ms: u64, places: Places) -> Result<Connection, Full> {
         if self.memory_full.load(Ordering::Relaxed) {
             return Err(Full::Memory);
         }
         let mut registry = unpoisoned(self.registry.lock());
-        if registry.connections.len() >= connections_max {
+        if registry.connections.len() >= places.all {
             return Err(Full::Node);
+        }
+        if let Some(network) = network(address) {
+            let count = registry.per_address.entry(network).or_default();
+            if *count >= places.per_address {
+                return Err(Full::Address);
+            }
+            *count += 1;
         }
         registry.last += 1;
         let id = registry.last;
@@ -234,7 +246,16 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         let mut registry = unpoisoned(self.registry.lock());
-        let Some((_, Some(named))) = registry.connections.remove(&self.entry.id) else { return };
+        let Some((entry, named)) = registry.connections.remove(&self.entry.id) else { return };
+        if let Some(network) = network(entry.address)
+            && let Some(count) = registry.per_address.get_mut(&network)
+        {
+            *count -= 1;
+            if *count == 0 {
+                registry.per_address.remove(&network);
+            }
+        }
+        let Some(named) = named else { return };
         if let Some(count) = registry.per_user.get_mut(&named.user_id) {
             *count -= 1;
             if *count == 0 {

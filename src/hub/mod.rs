@@ -25,13 +25,15 @@ mod follow;
 mod frame;
 mod handover;
 mod locate;
+mod network;
 mod restore;
 
 pub use alerts::{AlertFrame, Cursor, Read, Reset};
-pub use connections::{Bearer, Connection, ConnectionInfo, Full, Transport};
+pub use connections::{Bearer, Connection, ConnectionInfo, Full, Places, Transport};
 pub use events::{EventFrame, EventRead, Interest};
 pub use frame::Frame;
 pub use locate::Located;
+pub use network::network;
 
 /// `[feed]` as far as it is about memory.
 #[derive(Clone, Debug)]

@@ -42,6 +42,7 @@ pub const REJECTIONS: &[&str] = &[
     "forbidden",
     "too_many_connections",
     "too_many_per_user",
+    "too_many_per_address",
     "rate_limited",
     "draining",
     "memory",

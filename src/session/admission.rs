@@ -91,7 +91,7 @@ pub(super) fn origin_allowed(headers: &HeaderMap, allowed: &[String]) -> bool {
     let Some(origin) = Origin::parse(origin) else { return false };
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let same = host.is_some_and(|host| origin.is_host(host));
-    same || allowed.iter().any(|text| text == "*" || Origin::parse(text).is_some_and(|allowed| allowed == origin))
+    same || allowed.iter().any(|text| Origin::parse(text).is_some_and(|allowed| allowed == origin))
 }
 
 /// Scheme, host and port of an origin or of a URL's beginning.
@@ -147,6 +147,7 @@ pub(super) enum Denied {
     /// Another page than ours, another protocol, a parameter that is not understood.
     BadRequest(String),
     TooManyPerUser,
+    TooManyPerAddress,
     NodeFull,
     /// `limits.memory`.
     Memory,
@@ -160,6 +161,7 @@ impl From<Full> for Denied {
             Full::Node => Denied::NodeFull,
             Full::Memory => Denied::Memory,
             Full::User => Denied::TooManyPerUser,
+            Full::Address => Denied::TooManyPerAddress,
         }
     }
 }
@@ -176,6 +178,7 @@ impl Denied {
             Denied::Origin => "origin",
             Denied::BadRequest(_) => "bad_request",
             Denied::TooManyPerUser => "too_many_per_user",
+            Denied::TooManyPerAddress => "too_many_per_address",
             Denied::NodeFull => "too_many_connections",
             Denied::Memory => "memory",
             Denied::Unavailable => "unavailable",
@@ -190,6 +193,7 @@ impl Denied {
             Denied::Origin => "this origin may not connect",
             Denied::BadRequest(text) => text,
             Denied::TooManyPerUser => "this user has too many connections",
+            Denied::TooManyPerAddress => "this address has too many connections",
             Denied::NodeFull => "this node has too many connections",
             Denied::Memory => "this node is short of memory",
             Denied::Unavailable => "the store is not reachable at the moment",
@@ -211,6 +215,7 @@ impl Denied {
             Denied::Origin => (ErrorCode::Forbidden, CloseCode::Forbidden),
             Denied::BadRequest(_) => (ErrorCode::BadRequest, CloseCode::BadRequests),
             Denied::TooManyPerUser => (ErrorCode::RateLimited, CloseCode::TooManyConnections),
+            Denied::TooManyPerAddress => (ErrorCode::RateLimited, CloseCode::RateLimited),
             Denied::NodeFull | Denied::Memory | Denied::Unavailable => (ErrorCode::Internal, CloseCode::Unavailable),
             Denied::Draining => (ErrorCode::Internal, CloseCode::ShuttingDown),
         }
@@ -224,7 +229,7 @@ impl Denied {
             }
             Denied::Origin => (StatusCode::FORBIDDEN, "forbidden_origin"),
             Denied::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad_request"),
-            Denied::TooManyPerUser => (StatusCode::TOO_MANY_REQUESTS, "too_many_connections"),
+            Denied::TooManyPerUser | Denied::TooManyPerAddress => (StatusCode::TOO_MANY_REQUESTS, "too_many_connections"),
             Denied::NodeFull => (StatusCode::SERVICE_UNAVAILABLE, "too_many_connections"),
             Denied::Memory | Denied::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Denied::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),

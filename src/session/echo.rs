@@ -28,7 +28,7 @@ pub async fn echo(ctx: Arc<Context>, mut request: Request<Body>, peer: SocketAdd
         Ok(upgrade) => upgrade,
         Err(response) => return *response,
     };
-    let place = match ctx.hub.reserve(Transport::WebSocket, peer.ip(), unix_ms(), ctx.options.connections_max) {
+    let place = match ctx.hub.reserve(Transport::WebSocket, peer.ip(), unix_ms(), ctx.options.places()) {
         Ok(place) => place,
         Err(full) => return refuse(&ctx, &full.into()),
     };

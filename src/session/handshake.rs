@@ -72,7 +72,7 @@ enum On {
 impl On {
     async fn connection(self) -> Option<Connected> {
         match self {
-            On::Hyper(on) => timeout(UPGRADE_TIMEOUT, on).await.ok()?.ok().map(Connected::from_hyper),
+            On::Hyper(on) => timeout(UPGRADE_TIMEOUT, on).await.ok()?.ok().and_then(Connected::from_hyper),
             On::Handover(stream) => {
                 timeout(UPGRADE_TIMEOUT, stream).await.ok()?.ok().map(|(tcp, answer)| Connected::Answering(tcp, answer))
             }
@@ -248,7 +248,7 @@ pub async fn websocket(ctx: Arc<Context>, mut request: Request<Body>, peer: Sock
     let allowed = admission::origin_allowed(headers, &ctx.options.origins);
     let open = if allowed { open(&ctx) } else { Err(Denied::Origin) };
     // Told by HTTP to everybody: a place is what there is none of.
-    let place = match ctx.hub.reserve(Transport::WebSocket, peer.ip(), unix_ms(), ctx.options.connections_max) {
+    let place = match ctx.hub.reserve(Transport::WebSocket, peer.ip(), unix_ms(), ctx.options.places()) {
         Ok(place) => place,
         Err(full) => return refuse(&ctx, &ctx.full(full, peer.ip())),
     };

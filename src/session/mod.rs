@@ -12,6 +12,7 @@
 //! | `sweep` | who writes news, and the clocks of all clients |
 //! | `standing` | who is in and should not be any more |
 //! | `lane` | the way out to one client |
+//! | `pipe` | the socket under it, with TLS or without |
 //! | `batch` | what goes out in one write, made once for all who get the same |
 //! | `feed`, `out` | what a client is to be sent |
 //! | `socket`, `decode` | reading, waiting for room, closing |
@@ -27,7 +28,7 @@ use crate::{
         Auth, Principal, Refusal,
         journal::{Entry, Limited},
     },
-    hub::{Connection, Full, Hub},
+    hub::{Connection, Full, Hub, Places},
     metrics::{Metrics, unix_ms},
     store::Store,
     wire,
@@ -42,6 +43,7 @@ mod feed;
 mod handshake;
 mod lane;
 mod out;
+mod pipe;
 mod rate;
 mod socket;
 mod sse;
@@ -69,12 +71,19 @@ pub struct Options {
     pub frame_bytes_max: usize,
     pub connections_max: usize,
     pub connections_per_user_max: usize,
+    pub connections_per_address_max: usize,
     /// A write that stands still for so long makes a client too slow (3008).
     pub write_timeout: Duration,
     /// At shutdown `retry_in_ms` is spread over this.
     pub drain_window: Duration,
     /// `CORS_ORIGINS` and `listen.external_url`: Origins that may connect beside the host itself.
     pub origins: Vec<String>,
+}
+
+impl Options {
+    fn places(&self) -> Places {
+        Places { all: self.connections_max, per_address: self.connections_per_address_max }
+    }
 }
 
 /// What every client of this node shares.
@@ -104,7 +113,7 @@ impl Context {
 
     /// Notes that there was no place.
     fn full(&self, full: Full, address: IpAddr) -> admission::Denied {
-        if full == Full::Node {
+        if matches!(full, Full::Node | Full::Address) {
             self.auth.journal().note(Entry::rate_limited(Limited::Connections).from(address));
         }
         full.into()

@@ -3,9 +3,6 @@
 
 use std::{
     future::poll_fn,
-    io,
-    net::Shutdown,
-    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -18,10 +15,10 @@ use bytes::Bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::{Instant, timeout},
 };
+use tokio_rustls::server::TlsStream;
 
 use super::{
     Context,
@@ -29,6 +26,7 @@ use super::{
     decode::{Decode, Incoming},
     feed::Feed,
     lane::{Lane, Pumped},
+    pipe::Pipe,
 };
 use crate::hub::Connection;
 
@@ -45,8 +43,7 @@ const DRAIN_BYTES_MAX: usize = 1024 * 1024;
 pub(super) struct Link {
     pub(super) ctx: Arc<Context>,
     pub(super) place: Connection,
-    /// `None`: TLS or another wrapping, which only the connection's own task can write to.
-    tcp: Option<TcpStream>,
+    pipe: Pipe,
     lane: Mutex<Lane>,
     /// Wants live events.
     pub(super) events: AtomicBool,
@@ -67,11 +64,7 @@ impl Link {
 
     /// Writes from outside of the connection's own task, which is woken for what it alone can do. `true`: nothing is left.
     pub(super) fn pump(self: &Arc<Link>, lane: &mut Lane, turn: &mut Turn<'_>) -> bool {
-        let Some(tcp) = &self.tcp else {
-            lane.wake();
-            return true;
-        };
-        let pumped = lane.pump(turn, &mut |bytes| tcp.try_write(bytes));
+        let pumped = lane.pump(turn, &mut |bytes| self.pipe.try_write(bytes));
         if pumped == Pumped::Gone {
             lane.lost();
         } else if pumped != Pumped::Drained || lane.feed.as_ref().is_some_and(Feed::has_asking) {
@@ -98,25 +91,25 @@ pub(super) enum Connected {
     /// The answer 101 has still to go out.
     Answering(TcpStream, Vec<u8>),
     /// With what the client has said already.
-    Begun(TcpStream, Bytes),
-    /// TLS or another wrapping.
-    Other(Box<TokioIo<Upgraded>>),
+    Begun(Pipe, Bytes),
 }
 
 impl Connected {
-    pub(super) fn from_hyper(upgraded: Upgraded) -> Connected {
-        match upgraded.downcast::<TokioIo<TcpStream>>() {
-            Ok(parts) => Connected::Begun(parts.io.into_inner(), parts.read_buf),
-            Err(upgraded) => Connected::Other(Box::new(TokioIo::new(upgraded))),
-        }
+    /// `None`: it is neither TCP nor TLS over it.
+    pub(super) fn from_hyper(upgraded: Upgraded) -> Option<Connected> {
+        let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
+            Ok(parts) => return Some(Connected::Begun(Pipe::Plain(parts.io.into_inner()), parts.read_buf)),
+            Err(upgraded) => upgraded,
+        };
+        let parts = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>().ok()?;
+        let (tcp, connection) = parts.io.into_inner().into_inner();
+        Some(Connected::Begun(Pipe::tls(tcp, connection), parts.read_buf))
     }
 }
 
 /// See the file's own page.
 pub(super) struct Socket {
     pub(super) link: Arc<Link>,
-    /// Where the link has no TCP connection.
-    other: Option<Box<TokioIo<Upgraded>>>,
     decode: Decode,
 }
 
@@ -124,17 +117,15 @@ impl Socket {
     /// Takes over a connection whose handshake is done.
     pub(super) fn take(connected: Connected, ctx: Arc<Context>, place: Connection) -> Socket {
         let mut lane = Lane::new(Instant::now());
-        let (tcp, other, rest) = match connected {
+        let (pipe, rest) = match connected {
             Connected::Answering(tcp, answer) => {
                 *lane.own() = answer;
-                (Some(tcp), None, Bytes::new())
+                (Pipe::Plain(tcp), Bytes::new())
             }
-            Connected::Begun(tcp, rest) => {
-                // Everything ready goes out in one write, so there is nothing to wait for.
-                let _ = tcp.set_nodelay(true);
-                (Some(tcp), None, rest)
+            Connected::Begun(pipe, rest) => {
+                pipe.send_at_once();
+                (pipe, rest)
             }
-            Connected::Other(other) => (None, Some(other), Bytes::new()),
         };
         let mut decode = Decode::new(ctx.options.frame_bytes_max);
         if !rest.is_empty() {
@@ -142,8 +133,8 @@ impl Socket {
         }
         ctx.metrics.connections.websocket.inc();
         let lane = Mutex::new(lane);
-        let link = Link { ctx, place, tcp, lane, events: AtomicBool::new(false), index: AtomicU32::new(u32::MAX) };
-        Socket { link: Arc::new(link), other, decode }
+        let link = Link { ctx, place, pipe, lane, events: AtomicBool::new(false), index: AtomicU32::new(u32::MAX) };
+        Socket { link: Arc::new(link), decode }
     }
 
     /// The next thing from the client.
@@ -161,29 +152,11 @@ impl Socket {
                 return Poll::Ready(incoming);
             }
             let mut buffer = [0; READ_BYTES];
-            match ready!(self.poll_read(cx, &mut buffer)) {
+            match ready!(self.link.pipe.poll_read(cx, &mut buffer)) {
                 Ok(0) => self.decode.end(),
                 Ok(n) => self.decode.take(buffer.get(..n).unwrap_or_default()),
                 Err(_) => return Poll::Ready(Incoming::End),
             }
-        }
-    }
-
-    fn poll_read(&mut self, cx: &mut Wakes<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        match (&self.link.tcp, &mut self.other) {
-            (Some(tcp), _) => loop {
-                ready!(tcp.poll_read_ready(cx))?;
-                match tcp.try_read(buffer) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    read => return Poll::Ready(read),
-                }
-            },
-            (None, Some(other)) => {
-                let mut buffer = ReadBuf::new(buffer);
-                ready!(Pin::new(other.as_mut()).poll_read(cx, &mut buffer))?;
-                Poll::Ready(Ok(buffer.filled().len()))
-            }
-            (None, None) => Poll::Ready(Ok(0)),
         }
     }
 
@@ -196,35 +169,15 @@ impl Socket {
     pub(super) fn poll_pump(&mut self, cx: &mut Wakes<'_>) -> Poll<Pumped> {
         loop {
             let link = &self.link;
-            if link.lane().is_blocked()
-                && let Some(tcp) = &link.tcp
-                && ready!(tcp.poll_write_ready(cx)).is_err()
-            {
+            if link.lane().is_blocked() && ready!(link.pipe.poll_write_ready(cx)).is_err() {
                 return Poll::Ready(Pumped::Gone);
             }
             let mut turn = Turn::new(&link.ctx, Instant::now());
             let mut lane = link.lane();
-            let pumped = match (&link.tcp, &mut self.other) {
-                (Some(tcp), _) => lane.pump(&mut turn, &mut |bytes| tcp.try_write(bytes)),
-                (None, Some(other)) => {
-                    let mut other = Pin::new(other.as_mut());
-                    let pumped = lane.pump(&mut turn, &mut |bytes| match other.as_mut().poll_write(cx, bytes) {
-                        Poll::Ready(written) => written,
-                        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-                    });
-                    match other.poll_flush(cx) {
-                        Poll::Ready(Err(_)) => Pumped::Gone,
-                        // What it holds back goes out when there is room; it wakes this task for it.
-                        Poll::Ready(Ok(())) | Poll::Pending => pumped,
-                    }
-                }
-                (None, None) => Pumped::Gone,
-            };
+            let pumped = lane.pump(&mut turn, &mut |bytes| link.pipe.try_write(bytes));
             link.pumped(&mut lane, pumped);
-            match pumped {
-                Pumped::Blocked if link.tcp.is_some() => {}
-                Pumped::Blocked => return Poll::Pending,
-                other => return Poll::Ready(other),
+            if pumped != Pumped::Blocked {
+                return Poll::Ready(pumped);
             }
         }
     }
@@ -258,24 +211,16 @@ impl Socket {
                 }
             }
             self.flush().await;
-            let _ = poll_fn(|cx| self.poll_shutdown(cx)).await;
+            let _ = self.link.pipe.shutdown();
             let mut left = DRAIN_BYTES_MAX;
             while left > 0 {
                 let mut scratch = [0; READ_BYTES];
-                match poll_fn(|cx| self.poll_read(cx, &mut scratch)).await {
+                match poll_fn(|cx| self.link.pipe.poll_read(cx, &mut scratch)).await {
                     Ok(0) | Err(_) => break,
                     Ok(n) => left = left.saturating_sub(n),
                 }
             }
         })
         .await;
-    }
-
-    fn poll_shutdown(&mut self, cx: &mut Wakes<'_>) -> Poll<io::Result<()>> {
-        match (&self.link.tcp, &mut self.other) {
-            (Some(tcp), _) => Poll::Ready(socket2::SockRef::from(tcp).shutdown(Shutdown::Write)),
-            (None, Some(other)) => Pin::new(other.as_mut()).poll_shutdown(cx),
-            (None, None) => Poll::Ready(Ok(())),
-        }
     }
 }

@@ -69,7 +69,7 @@ pub async fn sse(ctx: Arc<Context>, request: Request<Body>, peer: SocketAddr) ->
     if let Err(denied) = open(&ctx) {
         return refuse(&ctx, &denied);
     }
-    let place = match ctx.hub.reserve(Transport::Sse, peer.ip(), unix_ms(), ctx.options.connections_max) {
+    let place = match ctx.hub.reserve(Transport::Sse, peer.ip(), unix_ms(), ctx.options.places()) {
         Ok(place) => place,
         Err(full) => return refuse(&ctx, &ctx.full(full, peer.ip())),
     };

@@ -10,7 +10,7 @@ use auditcast::{
         people::{self, People},
     },
     event::Classifier,
-    http::{self, Rates, State},
+    http::{self, Proxies, Rates, State, Tls},
     hub::{self, Hub},
     metrics::Metrics,
     session,
@@ -36,6 +36,10 @@ pub struct ServerOptions {
     pub redis: Option<String>,
     pub rate_auth: u32,
     pub people: people::Options,
+    pub connections_per_address_max: usize,
+    pub proxies: Proxies,
+    pub metrics_token: Option<Vec<u8>>,
+    pub tls: Option<Arc<Tls>>,
 }
 
 impl Default for ServerOptions {
@@ -54,6 +58,10 @@ impl Default for ServerOptions {
             redis: None,
             rate_auth: 1_000_000,
             people: people_options(),
+            connections_per_address_max: 50,
+            proxies: Proxies::default(),
+            metrics_token: None,
+            tls: None,
         }
     }
 }
@@ -120,6 +128,7 @@ pub async fn start(options: ServerOptions) -> Server {
         frame_bytes_max: 16 * 1024,
         connections_max: 100,
         connections_per_user_max: 20,
+        connections_per_address_max: options.connections_per_address_max,
         write_timeout: Duration::from_secs(10),
         drain_window: Duration::from_secs(1),
         origins: options.cors.clone(),
@@ -132,6 +141,9 @@ pub async fn start(options: ServerOptions) -> Server {
         header_timeout: options.header_timeout,
         body_bytes_max: options.body_bytes_max,
         sockets_max: options.sockets_max,
+        sockets_per_address_max: options.connections_per_address_max,
+        proxies: options.proxies,
+        metrics_token: options.metrics_token,
         rates: Rates {
             window: Duration::from_secs(60),
             general: options.rate_general,
@@ -158,10 +170,13 @@ pub async fn start(options: ServerOptions) -> Server {
     let follow = (hub.clone(), store.clone(), stop.clone());
     tracker.spawn(async move { follow.0.follow(follow.1, follow.2).await });
     let mut addresses = Vec::new();
-    for router in [http::public(state.clone()), http::ops(state)] {
+    for (edge, router) in [
+        (http_options.edge(options.tls.clone()), http::public(state.clone())),
+        (http_options.ops_edge(options.tls), http::ops(state)),
+    ] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         addresses.push(listener.local_addr().unwrap());
-        tracker.spawn(http::serve(listener, router, http_options.clone(), metrics.clone(), stop.clone(), tracker.clone()));
+        tracker.spawn(http::serve(listener, router, edge, metrics.clone(), stop.clone(), tracker.clone()));
     }
     Server { public: addresses[0], ops: addresses[1], store, hub, metrics, auth, ctx, stop, tracker, _dir: dir }
 }

@@ -1,13 +1,19 @@
 //! The running daemon: that it answers, goes forward, and lets in whom it should and nobody else.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use futures::StreamExt;
 use hyper::{StatusCode, header};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
+use tokio_tungstenite::{
+    Connector,
+    tungstenite::{Message, client::IntoClientRequest},
+};
 
-use super::{super::health, Report};
+use super::{
+    super::{health, tls::At},
+    Report,
+};
 use crate::{
     auth::{self, Claims},
     config::Config,
@@ -36,14 +42,13 @@ pub(super) async fn check(report: &mut Report, config: &Config, answer: (StatusC
         report.fail("daemon", text.chars().take(500).collect::<String>(), "see its log");
     }
     // `listen.ops` has a port, or nobody would have answered.
-    if let Ok(ops) = health::ops_url(config.ops) {
+    if let Ok(ops) = At::ops(config) {
         progress(report, config, &ops).await;
     }
-    if config.public.port() == 0 {
-        report.fail("listen.public", "it takes a free port (0), so it cannot be asked", "give it a port");
-        return;
+    match At::public(config) {
+        Ok(public) => access(report, config, &public).await,
+        Err(_) => report.fail("listen.public", "it takes a free port (0), so it cannot be asked", "give it a port"),
     }
-    access(report, config).await;
 }
 
 /// One sample of `/metrics`.
@@ -52,9 +57,10 @@ fn sample(metrics: &str, series: &str) -> Option<f64> {
 }
 
 /// Slots are closed, which is when positions are stored; and what each source brought last.
-async fn progress(report: &mut Report, config: &Config, ops: &str) {
+async fn progress(report: &mut Report, config: &Config, ops: &At) {
     const SLOTS: &str = "auditcast_slots_closed_total";
-    let ask = || async { health::get(ops, "/metrics", None).await.map(|(_, text)| text) };
+    let token = config.http.metrics_token.as_deref().map(String::from_utf8_lossy);
+    let ask = || async { health::get(ops, "/metrics", token.as_deref()).await.map(|(_, text)| text) };
     let (first, begun) = (ask().await, Instant::now());
     let metrics = match first {
         Ok(metrics) => metrics,
@@ -93,9 +99,7 @@ async fn progress(report: &mut Report, config: &Config, ops: &str) {
 }
 
 /// A token of the configured secret is let in, by HTTP and on the feed; a bad one and one without permissions are not.
-async fn access(report: &mut Report, config: &Config) {
-    let address = health::reachable(config.public);
-    let base = format!("http://{address}");
+async fn access(report: &mut Report, config: &Config, public: &At) {
     let Some(options) = config.auth() else { return };
     let token = |permissions: &[&str]| {
         auth::issue::issue(
@@ -125,30 +129,40 @@ async fn access(report: &mut Report, config: &Config) {
         ("permissions", &powerless, StatusCode::FORBIDDEN, "a token without permission is refused", "see [auth.roles]"),
     ];
     for (name, token, wanted, text, remedy) in cases {
-        match health::get(&base, "/api/v1/alerts?limit=1", Some(token)).await {
+        match health::get(public, "/api/v1/alerts?limit=1", Some(token)).await {
             Ok((status, _)) if status == wanted => report.ok(name, text),
             Ok((status, body)) => {
                 let body: String = body.chars().take(300).collect();
-                report.fail(name, format!("{address} answered {} for {}: {body}", status.as_u16(), wanted.as_u16()), remedy);
+                report.fail(
+                    name,
+                    format!("{} answered {} for {}: {body}", public.base, status.as_u16(), wanted.as_u16()),
+                    remedy,
+                );
             }
             Err(error) => report.fail(name, error, "see the daemon's log"),
         }
     }
-    match hello(address, &good).await {
-        Ok(()) => report.ok("feed", format!("ws://{address}/ws says hello")),
+    match hello(public, &good).await {
+        Ok(()) => report.ok("feed", format!("{} says hello", public.feed())),
         Err(error) => report.fail("feed", error, "see the daemon's log"),
     }
 }
 
 /// The first frame of the feed.
-async fn hello(address: SocketAddr, token: &str) -> Result<(), String> {
-    let url = format!("ws://{address}/ws");
+async fn hello(public: &At, token: &str) -> Result<(), String> {
+    let url = public.feed();
     let refused = |error: &dyn std::fmt::Display| format!("{url} cannot be used: {error}");
     let mut request = url.as_str().into_client_request().map_err(|e| refused(&e))?;
     let bearer = header::HeaderValue::from_str(&format!("Bearer {token}")).map_err(|e| refused(&e))?;
     request.headers_mut().insert(header::AUTHORIZATION, bearer);
+    let connector = match url.starts_with("wss://") {
+        true => Connector::Rustls(public.tls()?),
+        false => Connector::Plain,
+    };
     let asked = async {
-        let (mut socket, _) = tokio_tungstenite::connect_async(request).await.map_err(|e| refused(&e))?;
+        let (mut socket, _) = tokio_tungstenite::connect_async_tls_with_config(request, None, true, Some(connector))
+            .await
+            .map_err(|e| refused(&e))?;
         let frame = match socket.next().await {
             Some(Ok(Message::Text(text))) => text,
             Some(Ok(_)) | None => return Err(refused(&"it ended without a word")),
