@@ -2,7 +2,7 @@
 
 mod monitor_support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use monitor_support::{server::RedisServer, *};
 
@@ -420,7 +420,7 @@ async fn a_stop_in_an_outage_loses_nothing() {
     until("an outage", async || !node.metrics.health.is_ok("store")).await;
     drop(hub);
     node.stop().await;
-    redis::cmd("DEL").arg("{auditcast}:deadletter").exec(&mut server.client()).expect("it is mended");
+    mend_commits(server);
     let mut node = start(&engine, &config, "a", NEVER).await;
     node.leads().await;
     node.has_taken(&["one"]).await;
@@ -429,9 +429,43 @@ async fn a_stop_in_an_outage_loses_nothing() {
     node.stop().await;
 }
 
-/// Every commit looks at the dead letters first.
+/// Every commit adds to the commit log, and first of all.
 fn break_commits(server: &RedisServer) {
     let mut client = server.client();
-    redis::cmd("DEL").arg("{auditcast}:deadletter").exec(&mut client).expect("it is gone");
-    redis::cmd("SET").arg("{auditcast}:deadletter").arg("x").exec(&mut client).expect("a text");
+    redis::cmd("RENAME").arg("{auditcast}:commits").arg("kept").exec(&mut client).expect("it is elsewhere");
+    redis::cmd("SET").arg("{auditcast}:commits").arg("x").exec(&mut client).expect("a text");
+}
+
+fn mend_commits(server: &RedisServer) {
+    redis::cmd("RENAME").arg("kept").arg("{auditcast}:commits").exec(&mut server.client()).expect("it is back");
+}
+
+/// With an alert that never ends, every slot since then is closed by itself: some five billion of them. The same as a store whose
+/// clock was set ahead by years.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn years_of_slots_to_close_are_told_stored_in_parts_and_left_for_a_stop() {
+    let engine = Engine::redis();
+    let Engine::Redis(server) = &engine else { unreachable!() };
+    let config = config(
+        "[[source]]\nname = \"app\"\nkind = \"stream\"\nstreams = [\"one\"]\nstart = \"earliest\"\n\
+         [[threshold]]\nname = \"nobody\"\nmetric = \"active_sessions\"\nbelow = 1\n",
+    );
+    add_with_id(server, "one", "1262304000000-0", &fields("auth.failed", "eve"));
+    let store = engine.open().await;
+    let mut slots = Vec::new();
+    for _ in 0..2 {
+        let node = start(&engine, &config, "a", NEVER).await;
+        let told = || node.metrics.health.ready(&[]).checks;
+        let says = || told().get("positions").is_some_and(|check| !check.ok && check.text.contains("are still to be closed"));
+        until("a word about it", async || says()).await;
+        assert!(!node.metrics.health.ready(&[]).ready);
+        let begun = Instant::now();
+        node.stop().await;
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+        slots.push(store.recover().await.expect("the state is read").slot);
+    }
+    assert!(1_262_304_000_000 < slots[0] && slots[0] < slots[1], "it goes on where it was: {slots:?}");
+    assert!(slots[1] < store.now_ms().await.expect("the clock") - 86_400_000, "{slots:?}: there was nothing to be seen");
+    assert_eq!(log(&store).await.iter().map(|alert| text(alert, "/rule")).collect::<Vec<_>>(), ["nobody"]);
+    store.close().await;
 }

@@ -196,7 +196,7 @@ async fn a_restart_loses_nothing_that_was_answered() {
         assert_eq!((found.epoch, found.seq, found.commit), (epoch, round, round));
         assert_eq!(tail.alerts(seen, 10, PATIENCE).await.unwrap().len(), 1);
         assert!(reader.read(&cursors(after), 10, NOTHING).await.unwrap().streams.is_empty());
-        assert_eq!(store.reconnects(), 3 * round, "commands, reader and tail");
+        assert_eq!(store.reconnects(), 4 * round - 1, "commands, reader and tail, and the commit's of the round before");
         assert_eq!(store.lease("n1", number).await.unwrap().fence, number);
     }
 }
@@ -249,17 +249,22 @@ async fn a_server_that_hangs_is_given_up_in_time() {
     let mut reader = store.reader();
     let cursors = [("s".to_owned(), EntryId::ZERO)];
     reader.read(&cursors, 1, NOTHING).await.unwrap();
+    let wanted = commit(fence(&store, "n1").await, 1, vec![entry("a", true, 1)]);
     let signal = |name: &str| {
         let done = Command::new("kill").args([name, &server.pid().to_string()]).status();
         assert!(done.expect("kill can be run").success());
     };
     signal("-STOP");
     let began = Instant::now();
-    let (command, read) = tokio::join!(store.now_ms(), reader.read(&cursors, 1, NOTHING));
+    let (command, read, committed) = tokio::join!(store.now_ms(), reader.read(&cursors, 1, NOTHING), store.commit(&wanted));
     unavailable(command, "did not answer within 2 s");
     unavailable(read, "did not answer within 2 s");
+    unavailable(committed, "did not answer within 2 s");
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     signal("-CONT");
+    // It was taken when the server woke.
+    assert_eq!(store.commit(&wanted).await.unwrap().seq, 1);
+    assert_eq!(store.log_read(0, 10).await.unwrap().len(), 1);
     store.now_ms().await.unwrap();
     reader.read(&cursors, 1, NOTHING).await.unwrap();
 }
@@ -478,6 +483,42 @@ async fn a_commit_whose_answer_was_lost_is_not_taken_twice() {
     assert_eq!(store.log_bounds().await.unwrap().head, 2);
     let next = store.commit(&commit(fence, 2, vec![entry("b", true, 2)])).await.unwrap();
     assert_eq!((next.n, next.seq), (2, 3));
+}
+
+#[tokio::test]
+async fn a_commit_that_is_dropped_half_way_is_taken_once() {
+    let engine = Engine::redis();
+    let store = engine.open().await;
+    let fence = fence(&store, "n1").await;
+    let mut dropped = 0;
+    for n in 1..=200 {
+        let wanted = commit(fence, n, vec![entry("a", true, n), entry("b", true, n)]);
+        let mut first = Box::pin(store.commit(&wanted));
+        let mut answered = false;
+        for _ in 0..n % 5 {
+            answered = answered || futures::poll!(&mut first).is_ready();
+            tokio::task::yield_now().await;
+        }
+        dropped += u64::from(!answered);
+        drop(first);
+        // An answer to the one before is never taken for this one's.
+        assert_eq!(store.commit(&wanted).await.unwrap().seq, 2 * n);
+    }
+    assert!(dropped > 10, "only {dropped} were dropped");
+    let log = store.log_read(0, 1000).await.unwrap();
+    let expected: Vec<_> = (1..=200).flat_map(|n| ["a", "b"].map(|id| suite::body(id, "firing", n))).collect();
+    assert!(log.iter().map(|e| &e.body).eq(&expected));
+}
+
+/// Positions of more streams than a call takes arguments.
+#[tokio::test]
+async fn a_commit_of_many_streams() {
+    let engine = Engine::redis();
+    let store = engine.open().await;
+    let mut wanted = commit(fence(&store, "n1").await, 1, vec![entry("a", true, 1)]);
+    wanted.record.done = (0..4097).map(|n| (format!("s{n}"), id(5, n))).collect();
+    assert_eq!(store.commit(&wanted).await.unwrap().seq, 1);
+    assert_eq!(store.recover().await.unwrap().done, wanted.record.done);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

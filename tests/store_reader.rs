@@ -12,7 +12,7 @@ use std::{
 
 use auditcast::{
     event::EntryId,
-    store::{Entry, Options, Reader, Store, StoreError, Target},
+    store::{Entry, Options, Reader, Store, StoreError, StreamFault, Target},
 };
 use redis::{Value, cmd};
 use server::{RedisServer, free_port};
@@ -411,6 +411,47 @@ async fn what_a_slow_peer_cannot_bring_in_time_is_asked_for_in_smaller_parts() {
     let reply = reader.read(&[(STREAM, EntryId::ZERO)], 300, NOTHING).await.unwrap();
     assert_eq!((reply.streams[0].entries.len(), reply.streams[0].full), (75, true));
     whole(&reply.streams[0].entries, &ids[..75], 3000);
+}
+
+// ---- a look at a stream, which brings its first entry and its last
+
+#[tokio::test]
+async fn a_look_at_a_stream_of_monstrous_entries_gives_the_numbers() {
+    let server = RedisServer::start(&[]);
+    let ids = fill(&server, 0, 2, 48 << 20);
+    for query in ["", "?protocol=resp3"] {
+        let store = opened(&format!("{}{query}", server.url())).await;
+        let info = store.stream_info(STREAM).await.unwrap().unwrap().unwrap();
+        assert_eq!((info.length, info.first, info.last_generated), (2, Some(ids[0]), ids[1]));
+        assert_eq!(store.stream_info("none").await.unwrap(), Ok(None));
+        assert_eq!(store.reconnects(), 0, "the connection is as good as before");
+    }
+}
+
+#[tokio::test]
+async fn a_look_that_cannot_come_to_an_end_in_time_is_about_that_stream_only() {
+    let server = RedisServer::start(&[]);
+    let ids = fill(&server, 0, 1, 100_000);
+    for query in ["", "?protocol=resp3"] {
+        let port = between(&server, vec![Peer::Stalls(20_000)]).await;
+        let store = opened(&format!("redis://127.0.0.1:{port}/0{query}")).await;
+        let began = Instant::now();
+        let fault = store.stream_info(STREAM).await.unwrap();
+        assert!(matches!(&fault, Err(StreamFault::Other(text)) if text.contains("too large")), "{fault:?}");
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+        assert_eq!(store.stream_info(STREAM).await.unwrap().unwrap().unwrap().first, Some(ids[0]));
+    }
+    // Where nothing of it has come, nothing works.
+    let port = between(&server, vec![Peer::Stalls(0)]).await;
+    let store = opened(&format!("redis://127.0.0.1:{port}/0")).await;
+    unavailable(store.stream_info(STREAM).await, "did not answer within 2 s");
+    for peer in [Peer::Babbles(0), Peer::Babbles(40)] {
+        let port = between(&server, vec![peer]).await;
+        let store = opened(&format!("redis://127.0.0.1:{port}/0")).await;
+        let nonsense = store.stream_info(STREAM).await;
+        assert!(matches!(&nonsense, Err(StoreError::Broken(text)) if text.contains("cannot be read")), "{peer:?}: {nonsense:?}");
+        store.stream_info(STREAM).await.unwrap().unwrap().unwrap();
+    }
 }
 
 // ---- asked ahead, waited for

@@ -82,11 +82,12 @@ pub struct Reset {
 
 /// Where a reader of the alert log is: it has everything up to `pos`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Cursor {
-    pub pos: Pos,
+    generation: u64,
     /// Entries up to here were in the log before the reader came: they go out as `replayed`.
     pub replay_to: u64,
-    generation: u64,
+    pub pos: Pos,
 }
 
 impl Cursor {

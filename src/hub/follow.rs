@@ -21,6 +21,8 @@ const REWIND_GRACE: Duration = Duration::from_secs(10);
 /// How long the tail waits for a store that nobody has used.
 const FIRST_LOOK_MIN: Duration = Duration::from_millis(1);
 const FIRST_LOOK_MAX: Duration = Duration::from_millis(250);
+/// How long the tail rests after entries that were known already: what another node commits after this one is later by that.
+const HANDED_OVER_PAUSE: Duration = Duration::from_millis(200);
 /// An answer of the store that takes longer is none.
 const ANSWER: Duration = Duration::from_secs(5);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -141,7 +143,8 @@ impl Hub {
             };
             let silent = entries.is_empty();
             if !silent && self.has(&entries) {
-                // This node's own, handed over already.
+                // This node's own, handed over already: as long as it leads there is nothing to be had here that is new.
+                tail.rest(HANDED_OVER_PAUSE).await;
                 continue;
             }
             if !silent && !self.follows(store, &head).await? {

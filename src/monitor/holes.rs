@@ -1,11 +1,19 @@
 //! What is wrong with streams: those that cannot be read, and those that lost entries before they could be.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::{
     Monitor,
     lead::{Halt, Leader},
     streams::{Feeds, Stream},
 };
 use crate::wire::{SourceState, SourceStatus};
+
+/// A look at a stream that takes so long, and the part of the time that such looks may take.
+const LOOK_LONG: Duration = Duration::from_millis(100);
+const LOOK_SHARE: u32 = 50;
 
 /// Before the first entry there is no time: what happens then happens in the slot that is open now, or that the oldest entry in
 /// hand will open.
@@ -82,7 +90,15 @@ impl Monitor {
             if stream.fault.is_some() {
                 continue;
             }
-            let Ok(info) = self.store.stream_info(&stream.key).await? else { continue };
+            let begun = Instant::now();
+            if at_most != usize::MAX && stream.rest_until.is_some_and(|until| begun < until) {
+                continue;
+            }
+            let looked = self.store.stream_info(&stream.key).await?;
+            // A look brings the first entry and the last, however large they are.
+            let took = begun.elapsed();
+            l.state.engine.streams[index].rest_until = (took >= LOOK_LONG).then(|| begun + took * LOOK_SHARE);
+            let Ok(info) = looked else { continue };
             if l.state.engine.streams[index].held > 0 {
                 // In the middle of a backlog there is nothing to compare, but a lag to be told.
                 if let Some(info) = info {

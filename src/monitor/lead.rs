@@ -13,6 +13,7 @@ use super::{
     discover::{Found, Search},
     engine::{Effects, EventSink},
     follow::take_step,
+    slots,
     streams::{Fault, Stream},
 };
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
 };
 
 /// Transitions in one commit at most, so that a script stays short.
-const ALERTS_MAX: usize = 256;
+pub(super) const ALERTS_MAX: usize = 256;
 /// Dead letters in one commit at most.
 const DEAD_LETTERS_MAX: usize = 256;
 /// Entries taken in by one commit record at most, and their bytes: what a replay must hold at once.
@@ -32,7 +33,6 @@ const TAKEN_MAX: u64 = 20_000;
 const TAKEN_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Entries taken in before the lease, the heartbeat and the other tasks get their turn.
 const TAKEN_AT_ONCE: usize = 1024;
-const SLOTS_AT_ONCE: u64 = 1000;
 /// Entries that one read gives at most, and at least of each stream.
 const READ_MAX: usize = 50_000;
 const READ_EACH_MIN: usize = 16;
@@ -42,10 +42,6 @@ const SHORT_WAIT: Duration = Duration::from_millis(100);
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Streams held against the store at one slot's end; the others at the next ones.
 const COMPARE_MAX: usize = 64;
-/// A snapshot of metrics lasts a day (contract §4).
-const METRICS_TTL: Duration = Duration::from_secs(86_400);
-/// Snapshots of metrics that wait to be stored: what a day at the default interval has.
-const METRICS_HELD_MAX: usize = 1440;
 
 /// The leader's own part of the state.
 pub(super) struct Leader<'a> {
@@ -93,16 +89,6 @@ pub(super) struct Leader<'a> {
     pub(super) too_many: bool,
     /// Snapshots of metrics on their way: (slot's end, JSON).
     pub(super) metrics: VecDeque<(u64, String)>,
-}
-
-/// How many of the slots that ended in `(before, last]` are closed at `now` more than an interval after their end. The first slot
-/// of all begins with the present and is never late.
-fn late(before: u64, last: u64, now: u64, interval: u64) -> u64 {
-    if before == 0 {
-        return 0;
-    }
-    let last_late = last.min(now.saturating_sub(interval.saturating_add(1)));
-    last_late.saturating_sub(before) / interval.max(1)
 }
 
 /// What of these streams has not been read.
@@ -474,7 +460,7 @@ impl Monitor {
             self.commit(l).await?;
         }
         if closed {
-            self.metrics.slots_late.inc_by(late(slot_before, slot, l.store_ms, l.state.engine.interval_ms()));
+            self.metrics.slots_late.inc_by(slots::late(slot_before, slot, l.store_ms, l.state.engine.interval_ms()));
             self.publish(&l.state.engine, self.crossed_snapshot(slot_before, slot));
             l.closed_at = Instant::now();
             self.tell("positions", true, format!("slot {slot} closed"));
@@ -483,21 +469,19 @@ impl Monitor {
         Ok(())
     }
 
-    /// Whether a snapshot of the metrics falls into the slots that were closed.
-    pub(super) fn crossed_snapshot(&self, before: u64, now: u64) -> bool {
-        let every = self.settings.borrow().detect.snapshot_interval_ms.max(1);
-        now / every > before / every
-    }
-
     pub(super) fn stale_after(&self) -> Duration {
         let interval = Duration::from_millis(self.settings.borrow().detect.interval_ms);
         (interval * 3).max(Duration::from_secs(5)) + self.options.lease_ttl
     }
 
-    /// Between two entries of a long batch. What cannot be renewed now is renewed later: the batch must be taken in whole.
-    async fn breathe(&mut self, l: &mut Leader<'_>) -> Result<(), Halt> {
+    /// Between two entries of a long batch, and between two parts of a long time. What cannot be renewed now is renewed later.
+    pub(super) async fn breathe(&mut self, l: &mut Leader<'_>) -> Result<(), Halt> {
         self.health.beat(unix_ms());
         tokio::task::yield_now().await;
+        if self.stop.is_cancelled() {
+            // What was taken in so far is stored as such, the rest is read again.
+            return Err(Halt::Stopped);
+        }
         if Instant::now() >= l.next_lease {
             match self.renew(l).await {
                 Err(Halt::Store(error)) if !matches!(error, StoreError::Format(_)) => {
@@ -508,81 +492,5 @@ impl Monitor {
             }
         }
         Ok(())
-    }
-
-    /// Closes slots, in parts, and keeps the metrics of each that a snapshot falls into.
-    async fn close_to(&mut self, l: &mut Leader<'_>, slot_end: u64) -> Result<(), Halt> {
-        let every = self.settings.borrow().detect.snapshot_interval_ms.max(1);
-        let interval = l.state.engine.interval_ms().max(1);
-        let oldest = l.merge.time().saturating_sub(u64::try_from(METRICS_TTL.as_millis()).unwrap_or(u64::MAX));
-        loop {
-            let before = l.state.engine.detector.last_slot();
-            let snapshot = ((before.max(oldest) / every + 1) * every).div_ceil(interval) * interval;
-            let part = before.saturating_add(SLOTS_AT_ONCE.saturating_mul(interval));
-            let next = if before == 0 { slot_end } else { slot_end.min(snapshot).min(part) };
-            l.state.engine.close_to(next, &mut l.effects);
-            if before > 0 && next == snapshot {
-                self.keep_metrics(l);
-            }
-            if next >= slot_end {
-                return Ok(());
-            }
-            if l.effects.alerts.len() >= ALERTS_MAX {
-                self.try_metrics(l).await?;
-                self.commit(l).await?;
-            }
-            self.breathe(l).await?;
-        }
-    }
-
-    /// [`Monitor::store_metrics`] in the middle of a batch: what cannot be stored waits.
-    async fn try_metrics(&mut self, l: &mut Leader<'_>) -> Result<(), Halt> {
-        match self.store_metrics(l).await {
-            Err(Halt::Store(error)) => {
-                self.store_down(&mut l.outage, &error);
-                Ok(())
-            }
-            other => other,
-        }
-    }
-
-    /// The values of the slot that was just closed are a snapshot.
-    fn keep_metrics(&self, l: &mut Leader<'_>) {
-        let values = l.state.engine.detector.metrics();
-        if l.metrics.len() == METRICS_HELD_MAX {
-            l.metrics.pop_front();
-        }
-        l.metrics.push_back((values.timestamp_ms, wire::metrics_json(values).to_string()));
-    }
-
-    /// Stores the snapshots of metrics that wait for it; before the commit, and harmless if done again.
-    async fn store_metrics(&mut self, l: &mut Leader<'_>) -> Result<(), Halt> {
-        while let Some((slot, json)) = l.metrics.front() {
-            let age = Duration::from_millis(l.store_ms.saturating_sub(*slot));
-            if age < METRICS_TTL {
-                self.store.metrics_put(slot / 1000, json, METRICS_TTL - age).await?;
-            }
-            l.metrics.pop_front();
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::late;
-
-    #[test]
-    fn slots_closed_after_a_pause_are_late_but_for_the_newest() {
-        for (before, last, now, count) in [
-            (10_000, 15_000, 15_020, 0),
-            (10_000, 15_000, 20_000, 0),
-            (10_000, 15_000, 20_001, 1),
-            (10_000, 35_000, 37_000, 4),
-            (10_000, 35_000, 60_000, 5),
-            (0, 1_000_000, 1_000_001, 0),
-        ] {
-            assert_eq!(late(before, last, now, 5_000), count, "({before}, {last}] at {now}");
-        }
     }
 }

@@ -28,6 +28,7 @@ mod fenced;
 mod follow;
 mod holes;
 mod lead;
+mod slots;
 mod streams;
 
 use engine::Engine;

@@ -58,6 +58,8 @@ pub struct Stream {
     pub lag: Option<u64>,
     /// It has been said that its ids are used up.
     pub exhausted: bool,
+    /// Looks at it take long: until then it is not looked at, unless the store was away.
+    pub rest_until: Option<Instant>,
 }
 
 /// The part of a [`Stream`] that a snapshot keeps.
@@ -97,6 +99,7 @@ impl Stream {
             recounted: false,
             lag: None,
             exhausted: false,
+            rest_until: None,
         }
     }
 

@@ -91,24 +91,26 @@ impl Busy {
     }
 }
 
+/// What each delivery needs comes first.
+#[repr(C)]
 pub(super) struct Feed {
-    ctx: Arc<Context>,
+    busy: Option<Box<Busy>>,
+    events: Option<Box<Events>>,
     /// Shared by who asked for nothing special.
     subscription: Arc<Subscription>,
-    /// What the client's token lets it see; a part of every subscription of its.
-    sight: Option<Arc<Sight>>,
-    cursor: Cursor,
+    ctx: Arc<Context>,
+    sources_seen: u64,
+    metrics_seen: u64,
+    /// The position the client has, by a frame or by `position`.
+    told: u64,
+    /// Has been at the ring's head: from here on, falling off its tail means being too slow.
+    live: bool,
     /// The position of the cursor, where only its number has been written there: a text for each client would be looked up in
     /// memory for each frame.
     reached: Option<Arc<Pos>>,
-    /// The position the client has, by a frame or by `position`.
-    told: u64,
-    metrics_seen: u64,
-    sources_seen: u64,
-    busy: Option<Box<Busy>>,
-    events: Option<Box<Events>>,
-    /// Has been at the ring's head: from here on, falling off its tail means being too slow.
-    live: bool,
+    cursor: Cursor,
+    /// What the client's token lets it see; a part of every subscription of its.
+    sight: Option<Arc<Sight>>,
 }
 
 /// Asks until there is an answer: a store that is away comes back, and the client keeps its place.

@@ -45,24 +45,25 @@ pub(super) enum Pumped {
     Gone,
 }
 
-/// See the file's own page.
+/// See the file's own page. What each delivery needs comes first.
+#[repr(C)]
 pub(super) struct Lane {
+    /// `None` before a client is in, and after.
+    pub(super) feed: Option<Feed>,
     /// What is being written, and how far it is.
     head: Option<Arc<Batch>>,
     offset: usize,
     /// Frames of this connection alone, which come next: answers, pings, the end.
     own: Vec<u8>,
-    /// `None` before a client is in, and after.
-    pub(super) feed: Option<Feed>,
     /// Since when the socket takes nothing.
     stall: Option<Instant>,
+    /// Why it is over: for the client's task to say.
+    end: Option<CloseCode>,
+    gone: bool,
     pub(super) lagging: Lagging,
     pub(super) heard_at: Instant,
     ping_at: Instant,
     pub(super) expires_at: Instant,
-    /// Why it is over: for the client's task to say.
-    end: Option<CloseCode>,
-    gone: bool,
     /// The client's task.
     waker: Option<Waker>,
     /// The earliest slot of the clock that this client waits for.

@@ -51,7 +51,7 @@ impl Pipe {
     /// Writes as much as the socket takes. After `WouldBlock` the next bytes must begin with those that were offered.
     pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Pipe::Plain(tcp) => tcp.try_write(bytes),
+            Pipe::Plain(tcp) => send(tcp, bytes),
             Pipe::Tls(tls) => tls.state().write(&tls.tcp, bytes),
         }
     }
@@ -89,6 +89,15 @@ impl Pipe {
             let _ = state.flush(&tls.tcp);
         }
         socket2::SockRef::from(self.tcp()).shutdown(Shutdown::Write)
+    }
+}
+
+/// Past the runtime's note of whether there is room, which lies elsewhere in memory for each client: it is asked, and told, only
+/// where there is none.
+fn send(tcp: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    match socket2::SockRef::from(tcp).send(bytes) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => tcp.try_write(bytes),
+        sent => sent,
     }
 }
 

@@ -39,17 +39,25 @@ const ANSWERS_BYTES_MAX: usize = 64 * 1024;
 const DRAIN: Duration = Duration::from_secs(2);
 const DRAIN_BYTES_MAX: usize = 1024 * 1024;
 
-/// A connection as its own task and the sweep share it.
+/// A connection as its own task and the sweep share it. What each delivery needs comes first: between two alerts a thousand
+/// clients' memory has gone far from the processor, and fetching it back is what a delivery costs beside the kernel's part.
+#[repr(C)]
 pub(super) struct Link {
-    pub(super) ctx: Arc<Context>,
-    pub(super) place: Connection,
     pipe: Pipe,
-    lane: Mutex<Lane>,
     /// Wants live events.
     pub(super) events: AtomicBool,
     /// Its place in the sweep.
     pub(super) index: AtomicU32,
+    lane: Mutex<Lane>,
+    pub(super) ctx: Arc<Context>,
+    pub(super) place: Connection,
 }
+
+/// Lines of memory that each delivery needs of a [`Link`].
+#[cfg(target_arch = "x86_64")]
+const NEAR: usize = 5;
+#[cfg(target_arch = "x86_64")]
+const LINE: usize = 64;
 
 impl Drop for Link {
     fn drop(&mut self) {
@@ -61,6 +69,20 @@ impl Link {
     pub(super) fn lane(&self) -> MutexGuard<'_, Lane> {
         self.lane.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Has what a delivery needs brought near, without waiting for it.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn bring_near(&self) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let start = std::ptr::from_ref(self).cast::<i8>();
+        for line in 0..NEAR {
+            // SAFETY: a hint. Nothing is read that the program could see, whatever the address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line * LINE)) };
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(super) fn bring_near(&self) {}
 
     /// Writes from outside of the connection's own task, which is woken for what it alone can do. `true`: nothing is left.
     pub(super) fn pump(self: &Arc<Link>, lane: &mut Lane, turn: &mut Turn<'_>) -> bool {

@@ -22,6 +22,10 @@ use crate::wire::CloseCode;
 
 /// Clients between two pauses, in which other tasks have their turn: a write takes some microseconds.
 const CHUNK: usize = 1024;
+/// Clients between two moments in which others may come in and leave.
+const HELD: usize = 32;
+/// So many clients ahead of its turn what a client needs is brought near.
+const AHEAD: usize = 3;
 /// Clocks are looked at together, this late at most.
 const SLOT: Duration = Duration::from_millis(50);
 
@@ -147,7 +151,7 @@ pub async fn sweep(ctx: Arc<Context>) {
             let ended = ctx.hub.disconnections();
             let round = Round { only_events, draining: ctx.hub.draining().is_some(), ended: ended != disconnections };
             disconnections = ended;
-            round.run(&ctx, &mut chunk).await;
+            round.run(&ctx).await;
         }
         clocks(&ctx, &mut chunk).await;
     }
@@ -163,29 +167,38 @@ struct Round {
 }
 
 impl Round {
-    async fn run(&self, ctx: &Arc<Context>, chunk: &mut Vec<Arc<Link>>) {
+    async fn run(&self, ctx: &Arc<Context>) {
         let (mut at, mut all_drained) = (0, true);
-        loop {
-            let is_last = {
-                let crowd = unpoisoned(&ctx.sweep.crowd);
-                chunk.extend(crowd.links.iter().skip(at).take(CHUNK).flatten().cloned());
-                at += CHUNK;
-                at >= crowd.links.len()
-            };
-            {
-                let mut turn = Turn::new(ctx, Instant::now());
-                for link in chunk.drain(..) {
-                    all_drained &= self.visit(&link, &mut turn);
-                }
-            }
-            if is_last {
-                break;
-            }
+        while !self.chunk(ctx, &mut at, &mut all_drained) {
             yield_now().await;
         }
         if all_drained {
             ctx.stretches.clear();
         }
+    }
+
+    /// The next [`CHUNK`] from `at` on. `true`: these were the last.
+    fn chunk(&self, ctx: &Arc<Context>, at: &mut usize, all_drained: &mut bool) -> bool {
+        let mut turn = Turn::new(ctx, Instant::now());
+        for _ in 0..CHUNK / HELD {
+            // Visited in their place: to take each out would cost a write to its memory, and a wait for that.
+            let crowd = unpoisoned(&ctx.sweep.crowd);
+            let links = &crowd.links;
+            let end = (*at + HELD).min(links.len());
+            for place in *at..end {
+                if let Some(Some(soon)) = links.get(place + AHEAD) {
+                    soon.bring_near();
+                }
+                if let Some(Some(link)) = links.get(place) {
+                    *all_drained &= self.visit(link, &mut turn);
+                }
+            }
+            *at = end;
+            if end >= links.len() {
+                return true;
+            }
+        }
+        false
     }
 
     /// `true`: the client has everything.

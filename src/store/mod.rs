@@ -5,7 +5,7 @@
 //!
 //! | key | type | holds |
 //! |---|---|---|
-//! | `P:meta` | hash | `format`, `epoch`, `fence`, `seq`, `check`, `commit`, `slot`, `snapshot`; `last`, `last_known`: digest and answer of the last commit |
+//! | `P:meta` | hash | `format`, `epoch`, `fence`, `seq`, `check`, `commit`, `slot`, `snapshot`; `last`, `last_known`: digest and answer of the last commit; `oldest`: when the oldest kept alert was stored, ms, unless it has to be looked up |
 //! | `P:lease` | hash | `node`, `fence`, `until` (ms by the store's clock), `ttl`; no expiry of the key itself |
 //! | `P:alerts` | stream | the alert log, ids `seq-0`: `check`, `alert` (id), `time` (stored, ms), `body` |
 //! | `P:state` | hash | alert id → `{seq}-{check} {body}`: the last transition of every kept alert |
@@ -345,7 +345,7 @@ impl Store {
     /// A follower on a connection of its own, made at its first read and made anew after an error.
     pub fn tail(&self) -> Tail {
         match self {
-            Store::Redis(s) => Tail::Redis(s.tail()),
+            Store::Redis(s) => Tail::Redis(Box::new(s.tail())),
             Store::Embedded(s) => Tail::Embedded(s.tail()),
         }
     }

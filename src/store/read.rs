@@ -54,7 +54,7 @@ pub enum Reader {
 
 /// Follows the alert log or the commit log, over a connection of its own.
 pub enum Tail {
-    Redis(redis::Tail),
+    Redis(Box<redis::Tail>),
     Embedded(embedded::Tail),
 }
 
@@ -98,6 +98,14 @@ impl Tail {
         match self {
             Tail::Redis(t) => t.commits(after, limit, block).await,
             Tail::Embedded(t) => t.commits(after, limit, block).await,
+        }
+    }
+
+    /// Waits so long between two reads, or less where the connection is lost meanwhile: the next read tells of it at once.
+    pub async fn rest(&mut self, pause: Duration) {
+        match self {
+            Tail::Redis(t) => t.rest(pause).await,
+            Tail::Embedded(_) => tokio::time::sleep(pause).await,
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Connections. Commands share one multiplexed connection that is made anew after an error; whatever blocks (reader, tail,
-//! subscription) has one of its own. Every wait has an end.
+//! subscription) or must be quick (the commit) has one of its own. Every wait has an end.
 
 use std::{
     sync::{
-        Arc, Mutex, Once, PoisonError,
+        Mutex, Once, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -75,12 +75,6 @@ impl Link {
             reconnects: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         })
-    }
-
-    /// A connection for one owner. Its requests have no time limit of their own: the owner sets one.
-    pub(super) async fn dedicated(&self) -> Result<MultiplexedConnection, StoreError> {
-        let config = AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(None);
-        self.connect(&self.client, config).await
     }
 
     /// A connection that gives what the server pushes to `sender`, which must not block.
@@ -243,18 +237,19 @@ impl Link {
             reply = self.ask(&command("EVAL", script.text)).await?.pop();
         }
         match reply {
-            Some(Value::ServerError(error)) if error.code() == "NOPERM" && names_eval(&error) => {
-                Err(StoreError::NoScripts(format!(
-                    "Redis at {} does not let this user run EVAL and EVALSHA, which auditcast needs: allow them in the ACL",
-                    self.address
-                )))
+            Some(Value::ServerError(error)) if forbids_scripts(error.code(), error.details().unwrap_or_default()) => {
+                Err(self.no_scripts())
             }
             reply => self.reply(reply),
         }
-        .map_err(|error| match error {
-            StoreError::Broken(text) => StoreError::Broken(format!("{text} (script {})", script.name)),
-            error => error,
-        })
+        .map_err(|error| script.named(error))
+    }
+
+    pub(super) fn no_scripts(&self) -> StoreError {
+        StoreError::NoScripts(format!(
+            "Redis at {} does not let this user run EVAL and EVALSHA, which auditcast needs: allow them in the ACL",
+            self.address
+        ))
     }
 
     /// After this every request is refused.
@@ -378,8 +373,9 @@ pub(super) fn code_and_detail(text: &str) -> (&str, &str) {
     text.split_once(' ').unwrap_or((text, ""))
 }
 
-fn names_eval(error: &ServerError) -> bool {
-    error.details().is_some_and(|text| text.contains("'eval"))
+/// Whether an error reply says that this user may run no scripts at all.
+pub(super) fn forbids_scripts(code: &str, detail: &str) -> bool {
+    code == "NOPERM" && detail.contains("'eval")
 }
 
 /// TLS takes its cryptography from the process-wide provider; `main` sets it, a library user may not have.
@@ -389,45 +385,6 @@ fn provide_tls() {
         // An error says that there is one already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     });
-}
-
-/// A connection that belongs to one owner. It is taken out for every request and put back only after a whole answer, so
-/// a request that is dropped half-way takes the connection with it: no reply is ever read as the answer to another.
-pub(super) struct Owned {
-    pub(super) link: Arc<Link>,
-    connection: Option<MultiplexedConnection>,
-    lost: bool,
-}
-
-impl Owned {
-    pub(super) fn new(link: Arc<Link>) -> Owned {
-        Owned { link, connection: None, lost: false }
-    }
-
-    /// Sends the commands together; they may block on the server for `block`.
-    pub(super) async fn ask(&mut self, commands: &Pipeline, block: Duration) -> Result<Vec<Value>, StoreError> {
-        let taken = match self.connection.take() {
-            Some(connection) => Ok(connection),
-            None => self.link.dedicated().await.inspect(|_| {
-                if std::mem::take(&mut self.lost) {
-                    self.link.reconnects.fetch_add(1, Ordering::Relaxed);
-                }
-            }),
-        };
-        let mut connection = taken.inspect_err(|_| self.lost = true)?;
-        let wait = block.saturating_add(PATIENCE);
-        let outcome = match tokio::time::timeout(wait, connection.send_packed_commands(commands, 0, commands.len())).await {
-            Ok(Ok(replies)) if replies.len() == commands.len() => Ok(replies),
-            Ok(Ok(_)) => Err(self.link.garbled()),
-            Ok(Err(error)) => Err(self.link.failure(&error)),
-            Err(_) => Err(self.link.silent()),
-        };
-        match &outcome {
-            Ok(_) => self.connection = Some(connection),
-            Err(_) => self.lost = true,
-        }
-        outcome
-    }
 }
 
 #[cfg(test)]

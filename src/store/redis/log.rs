@@ -64,7 +64,7 @@ impl RedisStore {
         if let Some(place) = args.get_mut(1) {
             *place = digest.into_bytes();
         }
-        let reply = self.link.run(&scripts::COMMIT, &names, &args).await?;
+        let reply = self.direct.run(&scripts::COMMIT, &names, &args).await?;
         let read = |reply| {
             let mut parts = value::items(reply)?.into_iter();
             let mut committed = Committed {

@@ -2,11 +2,12 @@
 //!
 //! | file | subject |
 //! |---|---|
-//! | `connect` | the shared connection, connections of one owner, what an error means |
+//! | `connect` | the shared connection, what an error means |
+//! | `direct` | a connection for the commit, which alerts wait for, and for looks at streams |
 //! | `scripts`, `lua/` | what must be atomic |
 //! | `value` | taking replies apart |
 //! | `reader` | bulk reads of streams |
-//! | `resp` | the protocol by hand, for those: parser and socket |
+//! | `resp` | the protocol by hand, for those three: parsers and socket |
 //! | `tail` | following the logs |
 //! | `streams` | looking at streams, appending to them |
 //! | `log` | the commit, the alert log, the commit log, recovery |
@@ -19,6 +20,7 @@
 
 mod bridge;
 mod connect;
+mod direct;
 mod lease;
 mod log;
 mod rate;
@@ -41,7 +43,7 @@ use std::{
 use redis::{Pipeline, Value, cmd};
 
 pub use self::{bridge::Subscription, reader::Reader, tail::Tail, watch::Watch};
-use self::{connect::Link, scripts::hex};
+use self::{connect::Link, direct::Direct, scripts::hex};
 use super::{
     Commit, CommitRecord, Committed, DeadLetter, Entry, IntakeItem, Lease, LogBounds, LogEntry, Options, ReadReply, Recovered,
     Snapshot, Standing, StoreError, StreamEntries, StreamFault, StreamInfo, Taken,
@@ -53,10 +55,12 @@ const FORMAT: u64 = 1;
 /// What is asked for at once is at most this.
 const COUNT_MAX: usize = 1_000_000;
 
-/// Cheap to clone; every clone has the same connection.
+/// Cheap to clone; every clone has the same connections.
 #[derive(Clone)]
 pub struct RedisStore {
     link: Arc<Link>,
+    /// For the commit and for looks at streams.
+    direct: Arc<Direct>,
     options: Arc<Options>,
     keys: Arc<Keys>,
     /// `Redis 7.0.15`, once `prepare` has seen it.
@@ -119,8 +123,10 @@ impl RedisStore {
     /// Reads the URL; does not connect. `Refused` for a URL that cannot be used, without quoting it.
     pub fn open(url: &str, options: Options) -> Result<RedisStore, StoreError> {
         let keys = Keys::new(&options.prefix);
+        let link = Arc::new(Link::open(url)?);
         Ok(RedisStore {
-            link: Arc::new(Link::open(url)?),
+            direct: Arc::new(Direct::new(link.clone())),
+            link,
             options: Arc::new(options),
             keys: Arc::new(keys),
             server: Arc::default(),
@@ -213,6 +219,7 @@ impl RedisStore {
 
     pub async fn close(&self) {
         self.link.close();
+        self.direct.close();
     }
 }
 

@@ -215,7 +215,7 @@ impl Reader {
             }
         }
         resp::command(request, &[b"TIME"]);
-        Shape { any: 0, time_before, reads: groups.len(), count, time_after: true }
+        Shape { time_before, reads: groups.len(), count, time_after: true, ..Shape::default() }
     }
 
     /// Asks one XREAD per group, unless just that was asked ahead. Also gives the groups that were refused.

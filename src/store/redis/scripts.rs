@@ -5,12 +5,24 @@ use std::sync::LazyLock;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
+use super::StoreError;
+
 /// A script and the name the server knows it by.
 pub(super) struct Script {
     pub(super) name: &'static str,
     pub(super) text: &'static str,
     /// SHA-1 of the text: that is how `EVALSHA` calls it.
     pub(super) sha: String,
+}
+
+impl Script {
+    /// What cannot be explained says where it happened.
+    pub(super) fn named(&self, error: StoreError) -> StoreError {
+        match error {
+            StoreError::Broken(text) => StoreError::Broken(format!("{text} (script {})", self.name)),
+            error => error,
+        }
+    }
 }
 
 macro_rules! scripts {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{reader::stream_fault, *};
+use super::{connect::code_and_detail, reader::stream_fault, *};
 
 /// Entries appended by one request.
 const APPENDED_AT_ONCE: usize = 500;
@@ -11,17 +11,14 @@ pub(super) const SCANNED_AT_ONCE: usize = 1000;
 
 impl RedisStore {
     pub async fn stream_info(&self, stream: &str) -> Result<Result<Option<StreamInfo>, StreamFault>, StoreError> {
-        let mut pipeline = Pipeline::with_capacity(1);
-        pipeline.cmd("XINFO").arg("STREAM").arg(stream);
-        match self.link.ask(&pipeline).await?.pop() {
-            Some(Value::ServerError(error)) => {
-                if error.code() == "ERR" && error.details().is_some_and(|text| text.starts_with("no such key")) {
-                    return Ok(Ok(None));
-                }
-                stream_fault(&self.link, (error.code(), error.details().unwrap_or_default())).map(Err)
-            }
-            Some(reply) => info(reply).map(|info| Ok(Some(info))).ok_or_else(|| self.link.garbled()),
-            None => Err(self.link.garbled()),
+        let text = match self.direct.describe(stream).await? {
+            Some(Ok(info)) => return Ok(Ok(Some(info))),
+            Some(Err(text)) => text,
+            None => return Ok(Err(StreamFault::Other("its first or last entry is too large to be looked at".to_owned()))),
+        };
+        match code_and_detail(&text) {
+            ("ERR", detail) if detail.starts_with("no such key") => Ok(Ok(None)),
+            refusal => stream_fault(&self.link, refusal).map(Err),
         }
     }
 
@@ -80,22 +77,4 @@ impl RedisStore {
         }
         Ok(ids)
     }
-}
-
-fn info(reply: Value) -> Option<StreamInfo> {
-    let mut info = StreamInfo::default();
-    for (name, value) in value::pairs(reply)? {
-        match value::bytes(name)?.as_slice() {
-            b"length" => info.length = value::number(&value)?,
-            b"last-generated-id" => info.last_generated = value::entry_id(value)?,
-            b"entries-added" => info.added = Some(value::number(&value)?),
-            b"max-deleted-entry-id" => info.max_deleted = Some(value::entry_id(value)?),
-            b"first-entry" => {
-                let id = value::items(value)?.into_iter().next();
-                info.first = id.and_then(value::entry_id);
-            }
-            _ => {}
-        }
-    }
-    Some(info)
 }

@@ -73,7 +73,7 @@ pub(super) fn entry_id(value: Value) -> Option<EntryId> {
     text(value)?.parse().ok()
 }
 
-/// The entries of `XRANGE`, or of one stream of `XREAD`.
+/// The entries of `XRANGE`.
 pub(super) fn entries(value: Value) -> Option<Vec<Entry>> {
     let mut batch = Batch::default();
     let mut rows = Vec::new();
@@ -88,15 +88,6 @@ pub(super) fn entries(value: Value) -> Option<Vec<Entry>> {
     }
     let batch = Arc::new(batch);
     Some(rows.iter().map(|row| Entry::at(&batch, row)).collect())
-}
-
-/// The streams of `XREAD`, in the order of the reply.
-pub(super) fn streams(value: Value) -> Option<Vec<(Vec<u8>, Vec<Entry>)>> {
-    let mut streams = Vec::new();
-    for (name, list) in pairs(value)? {
-        streams.push((bytes(name)?, entries(list)?));
-    }
-    Some(streams)
 }
 
 /// `TIME`, in milliseconds.
@@ -120,21 +111,16 @@ mod tests {
     }
 
     #[test]
-    fn both_protocols_give_the_same_streams_with_doubled_fields_in_order() {
-        let fields = || Value::Array(vec![bulk("b"), bulk("1"), bulk("a"), bulk("2"), bulk("b"), bulk("3")]);
-        let list = || Value::Array(vec![Value::Array(vec![bulk("5-1"), fields()])]);
-        let two = Value::Array(vec![Value::Array(vec![bulk("s"), list()])]);
-        let three = Value::Map(vec![(bulk("s"), list())]);
-        let expected = vec![(b"s".to_vec(), vec![Entry::new(EntryId::new(5, 1), &[("b", "1"), ("a", "2"), ("b", "3")])])];
-        assert_eq!(streams(two), Some(expected.clone()));
-        assert_eq!(streams(three), Some(expected));
-        assert_eq!(streams(Value::Nil), Some(vec![]));
+    fn doubled_fields_keep_their_order() {
+        let fields = Value::Array(vec![bulk("b"), bulk("1"), bulk("a"), bulk("2"), bulk("b"), bulk("3")]);
+        let list = Value::Array(vec![Value::Array(vec![bulk("5-1"), fields])]);
+        assert_eq!(entries(list), Some(vec![Entry::new(EntryId::new(5, 1), &[("b", "1"), ("a", "2"), ("b", "3")])]));
+        assert_eq!(entries(Value::Nil), Some(vec![]));
     }
 
     #[test]
     fn what_is_not_a_stream_reply_is_refused() {
-        assert_eq!(streams(Value::Int(3)), None);
-        assert_eq!(streams(Value::Array(vec![bulk("s")])), None);
+        assert_eq!(entries(Value::Int(3)), None);
         assert_eq!(entries(Value::Array(vec![Value::Array(vec![bulk("x"), Value::Nil])])), None);
         assert_eq!(time_ms(Value::Array(vec![bulk("1700000000"), bulk("123999")])), Some(1_700_000_000_123));
         assert_eq!(time_ms(Value::Array(vec![bulk("1")])), None);

@@ -4,10 +4,14 @@
 //! | file | subject |
 //! |---|---|
 //! | `parse` | an answer's bytes to the places of its fields (pure) |
+//! | `shape` | which replies make up an answer (pure) |
 //! | `text` | lines, lengths, numbers, ids (pure) |
+//! | `reply` | one small reply of any shape (pure) |
 //! | `socket` | TCP, TLS or a Unix socket; the greeting; one request, one answer |
 
 mod parse;
+mod reply;
+mod shape;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -15,11 +19,8 @@ mod text;
 
 use std::sync::Arc;
 
-pub(super) use self::socket::Socket;
-pub use self::{
-    parse::{Parser, Shape},
-    text::Malformed,
-};
+pub(super) use self::socket::{Socket, Unanswered};
+pub use self::{parse::Parser, shape::Shape, text::Malformed};
 use crate::{
     event::EntryId,
     store::entry::{Batch, Entry},

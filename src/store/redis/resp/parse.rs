@@ -1,14 +1,18 @@
 //! From the bytes of an answer to the places of its fields, in place: nothing is copied, nothing allocated per field, and
 //! what has been looked at once is not looked at again, however small the parts are that the bytes come in.
 //!
-//! An answer is the replies to `TIME`, some `XREAD`s and `TIME` again, in RESP2 or RESP3. Every length and line end is checked.
+//! An answer is the replies to `TIME`, some `XREAD`s and `TIME` again, or a stream's description, in RESP2 or RESP3. Every length and line end is checked.
 //! What is kept is bounded, and never by giving up a stream: of an entry far larger than an event may be only the beginning is
 //! kept, and where a reply is too large as a whole the last entries of its streams are left for the next read.
 
-use super::text::{LINE_MAX, Malformed, entry_id, length, line_at, number, span, text_at};
+use super::{
+    shape::{Kind, Shape},
+    text::{LINE_MAX, Malformed, entry_id, length, line_at, number, span, text_at},
+};
 use crate::{
     event::EntryId,
     store::{
+        StreamInfo,
         entry::{Field, Row, Span, saturated},
         redis::value::clock_ms,
     },
@@ -26,47 +30,10 @@ const FIELDS_MAX: u64 = 1 << 16;
 const NAME_MAX: u64 = 1 << 20;
 /// An id, a number as text.
 const WORD_MAX: u64 = 64;
-/// Values that are passed over at a time, nested ones included.
-const SKIPPED_MAX: u64 = 1 << 24;
+/// Values that are passed over at a time, nested ones included: more than come in the time that an answer has. They cost no memory.
+const SKIPPED_MAX: u64 = 1 << 40;
 /// A text as long as the server's own limit allows (`proto-max-bulk-len`).
 const TEXT_MAX: u64 = u32::MAX as u64;
-
-/// Which replies make up an answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Shape {
-    /// Replies of whatever kind, of which only errors matter.
-    pub any: usize,
-    /// `TIME` comes first.
-    pub time_before: bool,
-    /// `XREAD`s.
-    pub reads: usize,
-    /// Entries that each was to give of a stream at most.
-    pub count: usize,
-    /// `TIME` comes last.
-    pub time_after: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Any,
-    Time,
-    Read,
-}
-
-impl Shape {
-    fn replies(&self) -> usize {
-        self.any + usize::from(self.time_before) + self.reads + usize::from(self.time_after)
-    }
-
-    fn kind(&self, reply: usize) -> Kind {
-        let reads = self.any + usize::from(self.time_before);
-        match reply {
-            _ if reply < self.any => Kind::Any,
-            _ if reply >= reads && reply < reads + self.reads => Kind::Read,
-            _ => Kind::Time,
-        }
-    }
-}
 
 /// One stream of an answer.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +62,34 @@ enum At {
     Fields,
     Field,
     Value,
+    /// Of a stream's description: a name, what it is, and of an entry its id.
+    FactName,
+    Fact,
+    FirstId,
+}
+
+/// What a stream's description says, as far as it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fact {
+    Length,
+    Last,
+    Added,
+    Deleted,
+    First,
+    Other,
+}
+
+impl Fact {
+    fn named(name: &[u8]) -> Fact {
+        match name {
+            b"length" => Fact::Length,
+            b"last-generated-id" => Fact::Last,
+            b"entries-added" => Fact::Added,
+            b"max-deleted-entry-id" => Fact::Deleted,
+            b"first-entry" => Fact::First,
+            _ => Fact::Other,
+        }
+    }
 }
 
 enum Token {
@@ -141,6 +136,12 @@ pub struct Parser {
     field: Span,
     last_id: Option<EntryId>,
     seconds: u64,
+    fact: Fact,
+    facts_left: u64,
+    /// Values of the first entry behind its id.
+    behind: u64,
+    /// The stream's description.
+    pub(in crate::store::redis) info: StreamInfo,
     /// Unix ms, of both TIMEs.
     pub(super) times: [Option<u64>; 2],
     /// Error replies, by the number of the reply.
@@ -176,6 +177,10 @@ impl Parser {
             field: Span::default(),
             last_id: None,
             seconds: 0,
+            fact: Fact::Other,
+            facts_left: 0,
+            behind: 0,
+            info: StreamInfo::default(),
             times: [None; 2],
             errors: Vec::new(),
             found: Vec::new(),
@@ -189,6 +194,7 @@ impl Parser {
         self.shape = shape;
         (self.pos, self.at, self.skip, self.long, self.reply) = (0, At::Reply, 0, None, 0);
         self.times = [None; 2];
+        self.info = StreamInfo::default();
         self.errors.clear();
         self.found.clear();
         self.rows.clear();
@@ -203,6 +209,11 @@ impl Parser {
     /// Whether anything of a stream has come.
     pub(in crate::store::redis) fn some(&self) -> bool {
         !self.rows.is_empty()
+    }
+
+    /// Whether a stream's description is on its way.
+    pub(in crate::store::redis) fn describes(&self) -> bool {
+        self.skip > 0 || matches!(self.at, At::FactName | At::Fact | At::FirstId)
     }
 
     /// Gives memory back that is far more than `most` bytes of answers need.
@@ -239,6 +250,11 @@ impl Parser {
                 }
                 At::Entry if self.entries_left == 0 => {
                     self.at = At::Stream;
+                    continue;
+                }
+                At::FactName if self.facts_left == 0 => {
+                    self.reply += 1;
+                    self.at = At::Reply;
                     continue;
                 }
                 At::Field => {
@@ -332,6 +348,47 @@ impl Parser {
                 self.texts_left -= 1;
                 self.at = At::Field;
             }
+            (At::FactName, Token::Text(name, _)) => {
+                self.fact = Fact::named(name.of(buf));
+                self.facts_left -= 1;
+                self.at = At::Fact;
+            }
+            (At::Fact, token) => {
+                self.at = At::FactName;
+                return self.take_fact(token, buf);
+            }
+            (At::FirstId, Token::Text(text, _)) => {
+                self.info.first = Some(entry_id(text.of(buf)).ok_or(Malformed)?);
+                self.skip = self.behind;
+                self.at = At::FactName;
+            }
+            _ => return Err(Malformed),
+        }
+        Ok(())
+    }
+
+    /// Entries come whole, and may be of any size: of the first one the id is kept, the rest is passed over.
+    fn take_fact(&mut self, token: Token, buf: &[u8]) -> Result<(), Malformed> {
+        match (self.fact, token) {
+            (Fact::First, Token::Array(items @ 1..)) => {
+                self.behind = items - 1;
+                self.at = At::FirstId;
+            }
+            (Fact::First | Fact::Other, Token::Array(items)) => self.skip = items,
+            (Fact::Other, Token::Map(pairs)) => self.skip = pairs.saturating_mul(2),
+            (Fact::First | Fact::Other, Token::Nil) | (Fact::Other, Token::Text(..)) => {}
+            (fact, Token::Text(text, _)) => {
+                let text = text.of(buf);
+                let count = || number(text).ok_or(Malformed);
+                let id = || entry_id(text).ok_or(Malformed);
+                match fact {
+                    Fact::Length => self.info.length = count()?,
+                    Fact::Added => self.info.added = Some(count()?),
+                    Fact::Last => self.info.last_generated = id()?,
+                    Fact::Deleted => self.info.max_deleted = Some(id()?),
+                    Fact::First | Fact::Other => return Err(Malformed),
+                }
+            }
             _ => return Err(Malformed),
         }
         Ok(())
@@ -353,6 +410,8 @@ impl Parser {
             (Kind::Read, Token::Map(streams)) => {
                 (self.streams_left, self.map, self.at) = (streams, true, At::Stream);
             }
+            (Kind::Info, Token::Array(items)) if items % 2 == 0 => (self.facts_left, self.at) = (items / 2, At::FactName),
+            (Kind::Info, Token::Map(facts)) => (self.facts_left, self.at) = (facts, At::FactName),
             (Kind::Any, token) => {
                 self.skip = match token {
                     Token::Array(items) => items,
@@ -456,13 +515,17 @@ impl Parser {
 
     /// A text of a stated size that begins at `start`.
     fn long_text(&mut self, kind: u8, size: u64, start: usize, buf: &mut Vec<u8>) -> Result<Option<Token>, Malformed> {
+        let here = buf.len().checked_sub(start).is_some_and(|here| here as u64 >= size.saturating_add(2));
         let most = match self.at {
+            // Whole, it is passed over together with what is around it.
+            _ if self.skip > 0 && here => size,
             _ if self.skip > 0 => 0,
             At::Reply if kind == b'!' => LINE_MAX as u64,
             At::Reply => 0,
             At::Field | At::Value => self.kept_max().saturating_sub(self.row_kept) as u64,
             At::Name if size <= NAME_MAX => size,
-            At::Seconds | At::Micros | At::Id if size <= WORD_MAX => size,
+            At::Seconds | At::Micros | At::Id | At::FactName | At::FirstId if size <= WORD_MAX => size,
+            At::Fact => WORD_MAX,
             _ => return Err(Malformed),
         };
         if size > TEXT_MAX {
@@ -482,7 +545,7 @@ impl Parser {
             None => return Ok(None),
         }
         let mut text = span(start, end)?;
-        if kind == b'=' {
+        if kind == b'=' && self.skip == 0 {
             // Three letters say what kind of text it is.
             if text.of(buf).get(3) != Some(&b':') {
                 return Err(Malformed);

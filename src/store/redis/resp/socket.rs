@@ -3,7 +3,7 @@
 use std::{io, sync::Arc};
 
 use futures::future::select_ok;
-use redis::{ConnectionAddr, ConnectionInfo, RedisError};
+use redis::{ConnectionAddr, ConnectionInfo, RedisError, Value};
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -11,7 +11,10 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{Malformed, Parser, Shape, command};
+use super::{
+    Malformed, Parser, Shape, command,
+    reply::{REPLY_MAX, reply},
+};
 use crate::store::{
     StoreError,
     redis::connect::{Link, PATIENCE},
@@ -24,6 +27,13 @@ const READ_MIN: usize = 4 << 10;
 
 trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
+
+/// Why there is no reply.
+pub(in crate::store::redis) enum Unanswered {
+    /// The connection is gone: the request may have been taken or not.
+    Lost(RedisError),
+    Garbled,
+}
 
 /// Connected and greeted. Who drops a request half-way must drop the socket with it: no answer may be read as that to another.
 pub(in crate::store::redis) struct Socket {
@@ -59,12 +69,13 @@ impl Socket {
     }
 
     pub(in crate::store::redis) async fn write(&mut self, link: &Link, request: &[u8]) -> Result<(), StoreError> {
-        let written = async {
-            self.stream.write_all(request).await?;
-            // TLS may hold back what it was given.
-            self.stream.flush().await
-        };
-        written.await.map_err(|e| link.failure(&RedisError::from(e)))
+        self.send(request).await.map_err(|e| link.failure(&e))
+    }
+
+    pub(in crate::store::redis) async fn send(&mut self, request: &[u8]) -> Result<(), RedisError> {
+        self.stream.write_all(request).await?;
+        // TLS may hold back what it was given.
+        Ok(self.stream.flush().await?)
     }
 
     /// Reads the answer that `parser` expects into `buf`, which is emptied first, and gives it back.
@@ -85,20 +96,73 @@ impl Socket {
                 Ok(false) => {}
                 Err(Malformed) => return Err(link.garbled()),
             }
-            if buf.capacity() - buf.len() < READ_MIN {
-                // Never more than twice of what has really come.
-                buf.reserve(buf.len().max(FIRST_READ));
+            if let Err(failure) = self.more(&mut buf).await {
+                // A server that has no room or wants no guests says so, and hangs up.
+                return Err(match parser.errors.first() {
+                    Some((_, text)) => link.refused(text),
+                    None => link.failure(&failure),
+                });
             }
-            let failure = match self.stream.read_buf(&mut buf).await {
-                Ok(1..) => continue,
-                Ok(0) => io::ErrorKind::UnexpectedEof.into(),
-                Err(error) => error,
-            };
-            // A server that has no room or wants no guests says so, and hangs up.
-            return Err(match parser.errors.first() {
-                Some((_, text)) => link.refused(text),
-                None => link.failure(&RedisError::from(failure)),
-            });
+        }
+    }
+
+    /// One small reply, whatever it is; the inner error is the server's refusal.
+    pub(in crate::store::redis) async fn reply(&mut self) -> Result<Result<Value, String>, Unanswered> {
+        let mut buf = std::mem::take(&mut self.rest);
+        loop {
+            match reply(&buf) {
+                Ok(Some((said, end))) => {
+                    buf.drain(..end);
+                    self.rest = buf;
+                    return Ok(said);
+                }
+                Ok(None) if buf.len() <= REPLY_MAX => {}
+                _ => return Err(Unanswered::Garbled),
+            }
+            self.more(&mut buf).await.map_err(Unanswered::Lost)?;
+        }
+    }
+
+    /// A stream's description, which is then the parser's; else the server's refusal.
+    pub(in crate::store::redis) async fn facts(&mut self, parser: &mut Parser) -> Result<Result<Value, String>, Unanswered> {
+        parser.expect(Shape { info: true, ..Shape::default() });
+        let mut buf = std::mem::take(&mut self.rest);
+        loop {
+            match parser.feed(&mut buf) {
+                Ok(true) => {
+                    buf.drain(..parser.end());
+                    self.rest = buf;
+                    return Ok(parser.errors.pop().map_or(Ok(Value::Nil), |(_, text)| Err(text)));
+                }
+                Ok(false) => {}
+                Err(Malformed) => return Err(Unanswered::Garbled),
+            }
+            self.more(&mut buf).await.map_err(Unanswered::Lost)?;
+        }
+    }
+
+    /// Reads what has come, at least a byte.
+    async fn more(&mut self, buf: &mut Vec<u8>) -> Result<(), RedisError> {
+        if buf.capacity() - buf.len() < READ_MIN {
+            // Never more than twice of what has really come.
+            buf.reserve(buf.len().max(FIRST_READ));
+        }
+        match self.stream.read_buf(buf).await {
+            Ok(1..) => Ok(()),
+            Ok(0) => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// While nothing is asked: returns when the connection is lost, or has said more than a server says by itself.
+    pub(in crate::store::redis) async fn lost(&mut self) {
+        while self.rest.len() < FIRST_READ {
+            let mut said = Vec::new();
+            // A read that is dropped has read nothing.
+            if self.more(&mut said).await.is_err() {
+                return;
+            }
+            self.rest.append(&mut said);
         }
     }
 }

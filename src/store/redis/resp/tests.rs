@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::store::StreamInfo;
 
 type Entries = Vec<(EntryId, Vec<(Vec<u8>, Vec<u8>)>)>;
 
@@ -14,7 +15,7 @@ struct Said {
     streams: Vec<(usize, Vec<u8>, Entries, bool)>,
 }
 
-const SHAPE: Shape = Shape { any: 0, time_before: true, reads: 1, count: 1000, time_after: true };
+const SHAPE: Shape = Shape { any: 0, time_before: true, reads: 1, count: 1000, time_after: true, info: false };
 
 /// Feeds the parts one after the other; what is behind the answer must be left alone.
 fn said(shape: Shape, parts: &[&[u8]]) -> Result<Option<Said>, Malformed> {
@@ -252,7 +253,7 @@ fn what_no_server_says_is_refused() {
     }
     let endless = [b"-".to_vec(), vec![b'x'; 20 << 10]].concat();
     assert_eq!(said(SHAPE, &[&endless]), Err(Malformed));
-    let nested = b"*1000000\r\n".repeat(1 << 5);
+    let nested = b"*1000000000000\r\n".repeat(2);
     assert_eq!(said(Shape { any: 1, ..Shape::default() }, &[&nested]), Err(Malformed));
 }
 
@@ -318,4 +319,81 @@ fn an_answer_far_too_large_leaves_the_rest_for_the_next() {
     let streams: Vec<_> = answer.streams().map(|s| (s.entries.len(), s.cut, s.entries[0].size())).collect();
     assert_eq!(streams, [(22, true, (3 << 20) + 7), (1, true, (3 << 20) + 7)]);
     assert_eq!(answer.times(), [Some(1_700_000_000_123), Some(1_700_000_000_456)]);
+}
+
+/// `XINFO STREAM`: with these values in the first entry and the last.
+fn described(resp3: bool, values: &[Vec<u8>]) -> Vec<u8> {
+    let count = |sign: char, n: usize| format!("{sign}{n}\r\n").into_bytes();
+    let entry = |id: &[u8]| [b"*2\r\n".to_vec(), bulk(id), count('*', values.len()), values.concat()].concat();
+    let facts = [
+        (&b"length"[..], b":3\r\n".to_vec()),
+        (b"radix-tree-keys", b":1\r\n".to_vec()),
+        (b"last-generated-id", bulk(b"1700000000000-7")),
+        (b"max-deleted-entry-id", bulk(b"0-0")),
+        (b"entries-added", b":9\r\n".to_vec()),
+        (b"something-new", [count(if resp3 { '%' } else { '*' }, 2), bulk(b"a").repeat(if resp3 { 4 } else { 2 })].concat()),
+        (b"a-long-text", bulk(&[b'x'; 1000])),
+        (b"groups", b":0\r\n".to_vec()),
+        (b"first-entry", entry(b"1700000000000-1")),
+        (b"last-entry", entry(b"1700000000000-7")),
+    ];
+    let mut out = if resp3 { count('%', facts.len()) } else { count('*', 2 * facts.len()) };
+    for (name, fact) in facts {
+        out.extend([bulk(name), fact].concat());
+    }
+    out
+}
+
+fn info(bytes: &[&[u8]]) -> Result<Option<(StreamInfo, usize)>, Malformed> {
+    let mut parser = Parser::new();
+    parser.expect(Shape { info: true, ..Shape::default() });
+    let (mut buf, mut most) = (Vec::new(), 0);
+    for part in bytes {
+        buf.extend_from_slice(part);
+        most = most.max(buf.len());
+        if parser.feed(&mut buf)? {
+            assert_eq!(parser.end(), buf.len());
+            return Ok(Some((parser.info, most)));
+        }
+    }
+    assert!(parser.describes() || bytes.concat().len() < 8);
+    Ok(None)
+}
+
+#[test]
+fn of_a_streams_description_the_numbers_are_kept_and_the_entries_passed_over() {
+    let id = |seq| EntryId::new(1_700_000_000_000, seq);
+    let said =
+        StreamInfo { length: 3, first: Some(id(1)), last_generated: id(7), added: Some(9), max_deleted: Some(EntryId::ZERO) };
+    for resp3 in [false, true] {
+        let small = described(resp3, &[bulk(b"event_type"), bulk(b"x")]);
+        for at in 0..small.len() {
+            assert_eq!(info(&[&small[..at]]), Ok(None), "{at}");
+            assert_eq!(info(&[&small[..at], &small[at..]]).unwrap().map(|(info, _)| info), Some(said), "{at}");
+        }
+        // What is passed over is not kept: neither many fields nor a large one.
+        for values in [vec![bulk(b"0123456789"); 1_000_000], vec![bulk(&vec![b'x'; 10 << 20]); 2]] {
+            let large = described(resp3, &values);
+            let parts: Vec<&[u8]> = large.chunks(16 << 10).collect();
+            let (info, most) = info(&parts).unwrap().unwrap();
+            assert_eq!(info, said);
+            assert!(most < 64 << 10, "{most} bytes of {} were held", large.len());
+        }
+    }
+    // Found by a fuzzer: refused when it came whole, passed over when it came in parts.
+    let odd = b"*2\r\n+groups\r\n*1\r\n=5\r\nabcde\r\n";
+    for at in 0..odd.len() {
+        assert_eq!(info(&[&odd[..at], &odd[at..]]).unwrap().map(|(info, _)| info), Some(StreamInfo::default()), "{at}");
+    }
+    let nothing = b"*6\r\n$6\r\nlength\r\n:0\r\n$17\r\nlast-generated-id\r\n$3\r\n0-0\r\n$11\r\nfirst-entry\r\n$-1\r\n";
+    assert_eq!(info(&[nothing]).unwrap().map(|(info, _)| info), Some(StreamInfo::default()));
+    for nonsense in [
+        "*3\r\n",
+        "*2\r\n$6\r\nlength\r\n$1\r\nx\r\n",
+        "*2\r\n*0\r\n:1\r\n",
+        "*2\r\n$11\r\nfirst-entry\r\n*1\r\n+x\r\n",
+        ":1\r\n",
+    ] {
+        assert_eq!(info(&[nonsense.as_bytes()]), Err(Malformed), "{nonsense:?}");
+    }
 }
