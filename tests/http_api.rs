@@ -269,6 +269,7 @@ async fn the_page_has_its_headers() {
     for (path, kind) in [
         ("/", "text/html; charset=utf-8"),
         ("/app.js", "text/javascript; charset=utf-8"),
+        ("/signin.js", "text/javascript; charset=utf-8"),
         ("/style.css", "text/css; charset=utf-8"),
         ("/openapi.json", "application/json"),
         ("/asyncapi.json", "application/json"),

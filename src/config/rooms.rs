@@ -73,7 +73,7 @@ pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<F
 
     let auth_section = root.section("auth");
     let (auth, secret) = auth_section::options(&auth_section);
-    let session_timeout = auth_section.duration("session_timeout", MINUTE, DAY * 30);
+    let session_timeout = auth_section.duration("session_timeout", SECOND, DAY * 30);
     let people = {
         let password = root.section("password");
         let people = people_options(&auth_section, &password, session_timeout, auth.max_age);
@@ -197,7 +197,7 @@ pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<F
 /// What people sign in with; the encryption key stands in another section.
 fn people_options(ask: &Ask<'_>, password: &Ask<'_>, session_timeout: Duration, max_age: Duration) -> people::Options {
     // Older than that it would be refused all the same.
-    let access_ttl = ask.duration("access_ttl", MINUTE, DAY).min(max_age);
+    let access_ttl = ask.duration("access_ttl", SECOND, DAY).min(max_age);
     let lockout = people::attempts::Limits {
         failures: to_u32(ask.integer("lockout_failures", 1, 1000)),
         window_ms: detection::ms(ask.duration("lockout_window", SECOND, DAY)),

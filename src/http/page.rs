@@ -15,10 +15,11 @@ pub(super) struct Asset {
     bytes: &'static [u8],
 }
 
-pub(super) static ASSETS: [Asset; 4] = [
+pub(super) static ASSETS: [Asset; 5] = [
     Asset { path: "/", content_type: "text/html; charset=utf-8", bytes: include_bytes!("page/index.html") },
     Asset { path: "/app.js", content_type: "text/javascript; charset=utf-8", bytes: include_bytes!("page/app.js") },
     Asset { path: "/board.js", content_type: "text/javascript; charset=utf-8", bytes: include_bytes!("page/board.js") },
+    Asset { path: "/signin.js", content_type: "text/javascript; charset=utf-8", bytes: include_bytes!("page/signin.js") },
     Asset { path: "/style.css", content_type: "text/css; charset=utf-8", bytes: include_bytes!("page/style.css") },
 ];
 

@@ -31,12 +31,23 @@ class Browser:
             targets = httpx.get(f"http://127.0.0.1:{port}/json/list", trust_env=False).json()
             return next(t["webSocketDebuggerUrl"] for t in targets if t["type"] == "page")
 
-        self.socket = connect(until("Chromium has a page", page, 20), max_size=2**26, proxy=None, ping_interval=None, compression=None, legacy=True)
+        self.port = port
+        self._attach(until("Chromium has a page", page, 20))
+
+    def _attach(self, url):
+        self.socket = connect(url, max_size=2**26, proxy=None, ping_interval=None, compression=None, legacy=True)
         self.next_id = 0
         #: What the page complained of: console errors, exceptions, refusals of the content security policy.
         self.complaints = []
         for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable")
+
+    def tab(self, url):
+        """Another tab of the same browser; it ends with it."""
+        target = httpx.put(f"http://127.0.0.1:{self.port}/json/new?{url}", trust_env=False).json()
+        other = object.__new__(Browser)
+        other._attach(target["webSocketDebuggerUrl"])
+        return other
 
     def call(self, method, **params):
         self.next_id += 1
@@ -65,6 +76,27 @@ class Browser:
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
+
+    def until(self, what, expression, timeout=15):
+        """Waits until a JavaScript expression is true."""
+        try:
+            return until(what, lambda: self.ask(expression), timeout, every=0.05)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the page says: {self.text()[:1500]!r}; complaints: {self.complaints}") from None
+
+    def key(self, name):
+        """A key as a person presses it: `Tab`, `Enter`, `Escape`."""
+        codes = {"Tab": 9, "Enter": 13, "Escape": 27}
+        base = {"key": name, "code": name, "windowsVirtualKeyCode": codes[name]}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **base, **({"text": "\r"} if name == "Enter" else {}))
+        self.call("Input.dispatchKeyEvent", type="keyUp", **base)
+
+    def type(self, text):
+        """Into what has the focus."""
+        self.call("Input.insertText", text=text)
+
+    def size(self, width, height, mobile=False):
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
 
     def text(self):
         return self.ask("document.body ? document.body.innerText : ''") or ""

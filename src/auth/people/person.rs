@@ -7,6 +7,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    super::LEEWAY_MAX,
     hex,
     password::{Hash, sha256},
     totp, unhex,
@@ -22,6 +23,11 @@ const ADDRESSES_MAX: usize = 8;
 const ADDRESS_MS: u64 = 30 * 86_400_000;
 /// Access tokens of one session that are good at the same time: bounds what an end must void.
 const LIVE_MAX: usize = 16;
+
+/// Whether a token that ends then is let in somewhere still, with the leeway of a clock that is behind.
+fn is_let_in(exp_ms: u64, now_ms: u64) -> bool {
+    exp_ms.saturating_add(LEEWAY_MAX.as_millis() as u64) > now_ms
+}
 
 /// The name as it is looked up: trimmed, lower case. `None`: nobody can have it.
 pub fn normal(name: &str) -> Option<String> {
@@ -184,7 +190,7 @@ impl Session {
 
     /// Ids and ends of the access tokens that may be good still.
     fn live(&self, now_ms: u64) -> impl Iterator<Item = (String, u64)> {
-        self.live.iter().filter(move |(_, exp)| *exp > now_ms).map(|(number, exp)| (self.jti(*number), *exp))
+        self.live.iter().filter(move |(_, exp)| is_let_in(*exp, now_ms)).map(|(number, exp)| (self.jti(*number), *exp))
     }
 
     fn is_over(&self, now_ms: u64, times: &Times) -> bool {
@@ -197,7 +203,7 @@ impl Session {
         let idle_left = (self.active_ms + times.idle_ms).saturating_sub(now_ms);
         let access_ms = (times.access_ms.min(idle_left) / 1000).max(1) * 1000;
         self.issued += 1;
-        self.live.retain(|(_, exp)| *exp > now_ms);
+        self.live.retain(|(_, exp)| is_let_in(*exp, now_ms));
         self.live.push((self.issued, now_ms.saturating_add(access_ms)));
         self.current = sha256(own.as_bytes());
         self.ends_ms = now_ms.saturating_add(times.refresh_ms);
@@ -314,9 +320,10 @@ impl Person {
             session.void = true;
             return Err(Stale::TimedOut);
         }
-        session.live.retain(|(_, exp)| *exp > now_ms);
-        if session.live.len() >= LIVE_MAX {
-            let first = session.live.iter().map(|(_, exp)| *exp).min().unwrap_or(now_ms);
+        session.live.retain(|(_, exp)| is_let_in(*exp, now_ms));
+        let open = || session.live.iter().map(|(_, exp)| *exp).filter(|exp| *exp > now_ms);
+        if open().count() >= LIVE_MAX {
+            let first = open().min().unwrap_or(now_ms);
             return Err(Stale::TooOften(first.saturating_sub(now_ms)));
         }
         if active {

@@ -1,9 +1,12 @@
-// The page's connection: a token, the feed, and what to do when it ends (contract §5). The rest is in board.js.
+// The page's connection: who asks (a session by cookie, or a token), the feed, and what to do when it ends (contract §5). What is shown
+// is in board.js, signing in and out in signin.js.
 
 import {
-  $, ALERTS_MAX, ago, clock, current, draw, drawAll, forget, isObject, keepPos, late, list, notice, route, session, sources, take,
+  $, ALERTS_MAX, ago, clock, current, draw, drawAll, empty, forget, isObject, keepPos, late, list, notice, route, session, sources, take,
   takeFiring, takeHistory, takeMetrics, withdraw,
 } from './board.js';
+
+import * as signin from './signin.js';
 
 const POLL_MS = 10_000; // Less often where the server says that it is too much, and not at all while the feed brings values.
 const POLL_MAX_MS = 60_000;
@@ -11,10 +14,15 @@ const ROOM_MS = 30_000; // A 429 that does not say for how long.
 const RETRY_MAX_MS = 300_000;
 const STABLE_MS = 10_000; // A connection that lived so long starts the backoff anew.
 const TOKEN_ENDS_SOON_MS = 600_000;
+const ENDS_SOON_MS = 70_000; // Another connection takes over from one whose token ends so soon.
+const SAME_TOKEN_MS = 1_500; // Tokens end at whole seconds, and answers take their time.
+const RENEWED_MS = 5_000;
 
 const base = new URL('.', location.origin + location.pathname);
 
 let socket = null;
+let next = null; // The connection that takes over from it: a cookie cannot be renewed in-band.
+let nextAt = 0;
 let hello = { reconnect: { min_ms: 500, max_ms: 30_000 } };
 let openedAt = 0;
 let attempts = 0;
@@ -28,7 +36,9 @@ let valuesAt = 0;
 let filling = false;
 let fillAt = 0;
 let toldLimit = false;
-let token = '';
+let token = ''; // None where the session is in the cookie.
+let renewedAt = 0;
+let triedAt = 0; // When the server was last asked to let this page in.
 let run = 0; // Answers to what an earlier start asked are dropped.
 
 function say(state, text) {
@@ -49,11 +59,13 @@ function limited() {
   return Object.assign(new Error(`the server takes requests again at ${clock(new Date(roomAt))}`), { status: 429, seconds: 0 });
 }
 
+const admitted = () => token !== '' || signin.isIn();
+
 async function api(path) {
   if (Date.now() < roomAt) throw limited();
   let answer;
   try {
-    const headers = { Authorization: `Bearer ${token}` };
+    const headers = token ? { Authorization: `Bearer ${token}` } : {};
     answer = await fetch(new URL(`api/v1/${path}`, base), { headers, cache: 'no-store', signal: AbortSignal.timeout(10_000) });
   } catch {
     throw Object.assign(new Error('the server cannot be reached'), { status: 0 });
@@ -77,13 +89,14 @@ async function start() {
   const mine = ++run;
   hangUp();
   say('wait', 'connecting');
+  triedAt = Date.now();
   const seen = session.get('pos');
   let page = null;
   try {
     page = await api(`alerts?order=desc&limit=${ALERTS_MAX}`);
   } catch (problem) {
     if (mine !== run) return;
-    if (problem.status === 401 || problem.status === 403) return ask(problem.message);
+    if (problem.status === 401 || problem.status === 403) return turnedAway(problem);
     if (problem.status !== 429) return again(problem.message, problem.seconds * 1000);
   }
   if (mine !== run) return;
@@ -106,6 +119,7 @@ async function start() {
   $('ask').hidden = true;
   $('board').hidden = false;
   $('leave').hidden = false;
+  $('leave').textContent = token ? 'Forget token' : 'Sign out';
   connect();
   drawAll();
   await fill();
@@ -125,7 +139,7 @@ const PARTS = {
 
 // What a start still lacks, one after the other. What is refused for now is asked for again when there is room.
 async function fill() {
-  if (filling || !late.size || !token || !$('ask').hidden || Date.now() < Math.max(roomAt, fillAt)) return;
+  if (filling || !late.size || !admitted() || !$('ask').hidden || Date.now() < Math.max(roomAt, fillAt)) return;
   if (late.has('earlier')) return start();
   const mine = run;
   const asked = async (path) => {
@@ -143,7 +157,7 @@ async function fill() {
     }
   } catch (problem) {
     if (mine !== run) return;
-    if (problem.status === 401 || problem.status === 403) ask(problem.message);
+    if (problem.status === 401 || problem.status === 403) turnedAway(problem);
     else if (problem.status !== 429) fillAt = Date.now() + (problem.seconds * 1000 || POLL_MS);
   } finally {
     filling = false;
@@ -158,32 +172,84 @@ function takeValues(values) {
   for (const source of list(values.sources).filter(isObject)) sources.set(source.source, source);
 }
 
+// What the server would not take: with a session, a new token of it may do.
+async function turnedAway(problem) {
+  if (problem.status === 403) return ask(notAllowed(problem.message));
+  // Tokens end at whole seconds: the last one before a time-out may be just over.
+  if (!token && problem.status === 401 && signin.timedOut(2000)) return;
+  // What was renewed since then has not been tried yet; what was tried with a fresh one is not a matter of time.
+  const untried = renewedAt > triedAt;
+  if (token || problem.status !== 401 || !signin.isIn() || (!untried && Date.now() - renewedAt < RENEWED_MS)) return over(problem.message);
+  hangUp();
+  const mine = run;
+  try {
+    if (!untried || signin.isStale()) await signin.renew();
+  } catch (worse) {
+    if (mine !== run) return;
+    if (worse.status !== 401) return again(worse.message, worse.seconds * 1000);
+    return over(worse.message);
+  }
+  if (mine === run) retry();
+}
+
+function open() {
+  const pos = session.get('pos');
+  const url = new URL(`ws?metrics=true&${pos ? `after=${encodeURIComponent(pos)}` : 'active=true'}`, base);
+  url.protocol = url.protocol.replace('http', 'ws');
+  return new WebSocket(url, token ? ['auditcast.v1', `auditcast.token.${token}`] : ['auditcast.v1']);
+}
+
 function connect() {
   hangUp();
   lastWords = null;
   retryAt = 0;
   say('wait', 'connecting');
-  const pos = session.get('pos');
-  const url = new URL(`ws?metrics=true&${pos ? `after=${encodeURIComponent(pos)}` : 'active=true'}`, base);
-  url.protocol = url.protocol.replace('http', 'ws');
+  // A cookie that has ended is not sent, and the server would wait for a first frame.
+  if (!token && signin.isStale()) return turnedAway({ status: 401, message: 'the session has ended' });
+  triedAt = Date.now();
   try {
-    socket = new WebSocket(url, ['auditcast.v1', `auditcast.token.${token}`]);
+    socket = open();
   } catch {
     ask('that is not a token');
     return;
   }
-  const mine = socket;
   socket.onopen = () => { openedAt = Date.now(); };
-  socket.onmessage = (message) => { if (mine === socket) heard(message.data); };
-  socket.onclose = (event) => { if (mine === socket) ended(event.code, event.reason); };
+  listen(socket);
+}
+
+function listen(mine) {
+  mine.onmessage = (message) => { if (mine === socket) heard(message.data); };
+  mine.onclose = (event) => { if (mine === socket) ended(event.code, event.reason); };
+}
+
+// A connection ends with the token that it began with: before that, another one goes on from where it is.
+function handOver() {
+  const early = Math.min(ENDS_SOON_MS, (Date.parse(hello.expires_at) - openedAt) / 3);
+  if (token || next || !signin.isIn() || signin.isStale() || socket?.readyState !== WebSocket.OPEN) return;
+  if (!(Date.parse(hello.expires_at) - Date.now() < early) || Date.now() < nextAt) return;
+  if (signin.until() < Date.parse(hello.expires_at) + SAME_TOKEN_MS) return;
+  const [mine, words] = [open(), []];
+  next = mine;
+  mine.onmessage = (message) => {
+    if (next !== mine) return mine.close(1000);
+    words.push(message.data);
+    if (!message.data.includes('"type":"subscribed"')) return;
+    const old = socket;
+    [socket, next, openedAt, triedAt, lastWords] = [mine, null, Date.now(), Date.now(), null];
+    old?.close(1000);
+    listen(mine);
+    words.forEach(heard);
+  };
+  // Then the old one ends when its time has come.
+  mine.onclose = () => { if (next === mine) [next, nextAt] = [null, Date.now() + RENEWED_MS]; };
 }
 
 function hangUp() {
-  const old = socket;
-  socket = null;
+  const old = [socket, next];
+  socket = next = null;
   retryAt = 0;
   $('now').hidden = true;
-  old?.close(1000);
+  for (const one of old) one?.close(1000);
 }
 
 function heard(text) {
@@ -239,11 +305,23 @@ function heard(text) {
 function ended(code, reason) {
   socket = null;
   const text = lastWords?.message ?? lastWords?.reason ?? (reason || (code === 1006 ? 'no connection' : `closed with ${code}`));
+  if (code === 3005 && !token && signin.isIn()) return turnedAway({ status: 401, message: text });
+  if (code === 3507) return ask(notAllowed(text));
+  if (code === 3500 || code === 3503) return over(text);
   if (code === 3005 || (code >= 3500 && code < 4000)) return ask(text, code === 3501 || code === 3504);
   if (openedAt && Date.now() - openedAt > STABLE_MS) attempts = 0;
   openedAt = 0;
   again(text, lastWords?.retry_in_ms);
 }
+
+// A session that the server has ended leaves nothing behind; another token may see the same again.
+function over(text) {
+  if (token || !signin.isIn()) return ask(text);
+  signin.drop();
+  quit(`You were signed out: ${text}`);
+}
+
+const notAllowed = (text) => (!token && signin.isIn() ? `You are signed in as ${signin.who()}, but ${text}` : text);
 
 function again(text, asked) {
   const { min_ms: min, max_ms: max } = hello.reconnect;
@@ -264,17 +342,47 @@ function retry() {
 function ask(text, sameMayDo) {
   run++;
   hangUp();
-  say('off', text ? 'not connected' : 'no token');
-  $('ask-why').textContent = text ? `${text[0].toUpperCase()}${text.slice(1)}.` : '';
+  say('off', text ? 'not connected' : 'not signed in');
+  $('ask-why').textContent = text ? `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? '' : '.'}` : '';
   $('again').hidden = !sameMayDo;
   $('ask').hidden = false;
-  $('leave').hidden = !token;
-  $('token').focus();
+  $('leave').hidden = !admitted();
+  $('leave').textContent = token ? 'Forget token' : 'Sign out';
+  $('by-token').open ||= token !== '';
+  $(token ? 'token' : 'username').focus();
+}
+
+// Somebody else may sit here now, or nobody.
+function quit(text) {
+  token = '';
+  for (const name of ['token', 'pos']) session.set(name, '');
+  hello = { reconnect: hello.reconnect };
+  $('who').textContent = $('who').title = '';
+  $('board').hidden = true;
+  // The alert in the address is what the next one may be here for, and says nothing.
+  ask(text);
+  empty();
+}
+
+// With a session, from the beginning: it may be another person's.
+function enter(here) {
+  // One that was given a token goes by that, whoever signs in elsewhere.
+  if (token && !here) return;
+  token = '';
+  session.set('token', '');
+  $('board').hidden = true;
+  session.set('pos', session.get('user') === signin.who() ? session.get('pos') : '');
+  session.set('user', signin.who());
+  afresh();
 }
 
 function use(text) {
   token = text.trim().replace(/^bearer\s+/i, '');
   session.set('token', token);
+  afresh();
+}
+
+function afresh() {
   attempts = 0;
   roomAt = 0;
   pollMs = POLL_MS;
@@ -284,7 +392,7 @@ function use(text) {
 
 // The values between the snapshots that the feed brings.
 async function poll() {
-  if (!token || !$('ask').hidden || $('board').hidden || document.hidden || filling || late.size) return;
+  if (!admitted() || !$('ask').hidden || $('board').hidden || document.hidden || filling || late.size) return;
   const now = Date.now();
   if (now < roomAt || now - valuesAt < pollMs) return;
   valuesAt = now;
@@ -298,7 +406,7 @@ async function poll() {
     draw();
   } catch (problem) {
     if (mine !== run) return;
-    if (problem.status === 401 || problem.status === 403) ask(problem.message);
+    if (problem.status === 401 || problem.status === 403) turnedAway(problem);
     // A cut line is not always noticed by the socket.
     else if (problem.status === 0 && ++silentPolls >= 2 && socket?.readyState === WebSocket.OPEN) {
       hangUp();
@@ -314,6 +422,8 @@ function tick() {
     say('wait', `${why}; again in ${seconds} s`);
     $('now').hidden = false;
   }
+  signin.tick(!token);
+  handOver();
   fill();
   poll();
   for (const since of document.querySelectorAll('[data-since]')) since.textContent = `for ${ago(since.dataset.since)}`;
@@ -321,26 +431,22 @@ function tick() {
   $('as-of').textContent = current.timestamp ? `as of ${clock(new Date(current.timestamp))}${age > 20 ? `, ${ago(current.timestamp)} ago` : ''}` : '';
   const left = Date.parse(hello.expires_at) - Date.now();
   const until = left < TOKEN_ENDS_SOON_MS ? `token ends in ${Math.max(0, Math.ceil(left / 60_000))} min` : `token until ${clock(new Date(hello.expires_at))}`;
-  $('who').textContent = hello.user ? `${hello.user} · ${until}` : '';
+  $('who').textContent = hello.user ? (token ? `${hello.user} · ${until}` : signin.who()) : '';
   $('who').title = hello.user ? `node ${hello.node}, auditcast ${hello.version}` : '';
 }
 
 // --- What people do ---------------------------------------------------------------------------------------------------------
 
-$('ask').addEventListener('submit', (event) => {
+$('with-token').addEventListener('submit', (event) => {
   event.preventDefault();
   const text = $('token').value;
   $('token').value = '';
   use(text);
 });
-$('again').addEventListener('click', () => use(token));
+$('again').addEventListener('click', () => (token ? use(token) : afresh()));
 $('leave').addEventListener('click', () => {
-  token = '';
-  for (const name of ['token', 'pos']) session.set(name, '');
-  forget();
-  late.clear();
-  $('board').hidden = true;
-  ask('');
+  if (!token && signin.isIn()) signin.leave('You are signed out.');
+  else quit('');
 });
 $('now').addEventListener('click', retry);
 addEventListener('hashchange', () => { if (!takeFragment()) route(api); });
@@ -357,8 +463,10 @@ function takeFragment() {
   return true;
 }
 
+signin.begin({ entered: enter, left: (text) => { if (!token) quit(text); }, renewed: () => { renewedAt = Date.now(); handOver(); } });
 if (!takeFragment()) {
   token = session.get('token');
   if (token) start();
+  else if (signin.isIn()) enter(true);
   else ask('');
 }

@@ -117,6 +117,20 @@ export function forget() {
   $('list').replaceChildren();
 }
 
+// Nothing of what was shown is left: not for the next who sits here, not in the document.
+export function empty() {
+  forget();
+  for (const map of [sources, points]) map.clear();
+  late.clear();
+  current = { timestamp: '', metrics: {} };
+  [linked, linkedDrawn, firingDrawn, allFiring, toSay] = ['', null, '', false, []];
+  for (const id of ['firing', 'tiles', 'sources', 'linked-body', 'notices']) $(id).replaceChildren();
+  for (const id of ['as-of', 'list-count', 'firing-count', 'bound', 'none', 'said']) $(id).textContent = '';
+  $('filter').reset();
+  $('linked').hidden = true;
+  document.title = 'auditcast';
+}
+
 // One frame of the alert log. `live`: somebody may want to hear of it.
 export function take(frame, live) {
   const id = String(frame.alert_id ?? '');
