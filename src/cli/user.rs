@@ -9,6 +9,7 @@ use super::{Failure, Global, ask, reach, reach::Reach, terminal};
 use crate::{
     auth::{
         LEEWAY_MAX, Secret,
+        journal::{AccountChange, Entry},
         people::{
             self, Options,
             attempts::Attempts,
@@ -131,6 +132,7 @@ pub struct Totp {
 
 /// A store, and what is in force.
 struct Desk<'a> {
+    config: &'a Config,
     options: &'a Options,
     store: Reach,
     now_ms: u64,
@@ -197,7 +199,12 @@ async fn hashed(options: &Options, file: &PasswordFile) -> Result<Hash, Failure>
 
 impl<'a> Desk<'a> {
     async fn open(config: &'a Config, what: &str) -> Result<Desk<'a>, Failure> {
-        Ok(Desk { options: &config.sign_in, store: Reach::need(config, what).await?, now_ms: unix_ms() })
+        Ok(Desk { config, options: &config.sign_in, store: Reach::need(config, what).await?, now_ms: unix_ms() })
+    }
+
+    async fn note(&self, person: &Person, change: AccountChange) {
+        let entry = Entry::account(change).user(&person.user_id, Some(&person.username));
+        self.store.note(self.config, entry).await;
     }
 
     async fn person(&self, name: &str) -> Result<Person, Failure> {
@@ -280,6 +287,7 @@ async fn add(config: &Config, args: Add) -> Result<(), Failure> {
         let change = Change { table: Table::People, name: name.clone(), before: None, after: Some(body), ttl_ms: None };
         match desk.store.record_change(&change).await.map_err(|error| reach::failed("add the user", &error))? {
             Changed::Done => {
+                desk.note(&person, AccountChange::Created).await;
                 terminal::line(&format!("added {name} ({})", terminal::plain(&person.user_id)));
                 Ok(())
             }
@@ -300,6 +308,7 @@ async fn change(config: &Config, args: Role) -> Result<(), Failure> {
         });
         let (person, ()) = edited.await?;
         desk.bury(&person).await?;
+        desk.note(&person, AccountChange::RoleChanged).await;
         terminal::line(&format!("changed {name}"));
         Ok(())
     })
@@ -316,6 +325,7 @@ async fn passwd(config: &Config, args: Passwd) -> Result<(), Failure> {
         });
         let (person, ()) = edited.await?;
         desk.bury(&person).await?;
+        desk.note(&person, AccountChange::PasswordChanged).await;
         terminal::line(&format!("set the password of {name}"));
         Ok(())
     })
@@ -335,6 +345,7 @@ async fn disable(config: &Config, args: &Name, disabled: bool) -> Result<(), Fai
         if disabled {
             desk.bury(&person).await?;
         }
+        desk.note(&person, if disabled { AccountChange::Disabled } else { AccountChange::Enabled }).await;
         terminal::line(&format!("{} {name}", if disabled { "disabled" } else { "enabled" }));
         Ok(())
     })
@@ -343,13 +354,14 @@ async fn disable(config: &Config, args: &Name, disabled: bool) -> Result<(), Fai
 async fn unlock(config: &Config, args: &Name) -> Result<(), Failure> {
     let name = args.normal()?;
     at!(config, "unlock the user", desk => {
-        desk.person(&name).await?;
+        let person = desk.person(&name).await?;
         let key = people::attempts_key(&name);
         let failed = |error: StoreError| reach::failed("unlock the user", &error);
         for _ in 0..TRIES {
             let before = desk.store.record(Table::Attempts, &key).await.map_err(failed)?;
             let change = Change { table: Table::Attempts, name: key.clone(), before, after: None, ttl_ms: None };
             if desk.store.record_change(&change).await.map_err(failed)? == Changed::Done {
+                desk.note(&person, AccountChange::Unlocked).await;
                 terminal::line(&format!("unlocked {name}"));
                 return Ok(());
             }
@@ -374,6 +386,7 @@ async fn delete(config: &Config, args: &Name) -> Result<(), Failure> {
             let before = desk.store.record(Table::People, &name).await.map_err(failed)?;
             let change = Change { table: Table::People, name: name.clone(), before, after: None, ttl_ms: None };
             if desk.store.record_change(&change).await.map_err(failed)? == Changed::Done {
+                desk.note(&person, AccountChange::Deleted).await;
                 terminal::line(&format!("deleted {name}"));
                 return Ok(());
             }
@@ -399,6 +412,7 @@ async fn second_factor(config: &Config, args: Totp) -> Result<(), Failure> {
             });
             let (person, ()) = edited.await?;
             desk.bury(&person).await?;
+            desk.note(&person, AccountChange::SecondFactorRemoved).await;
             terminal::line(&format!("{name} signs in without a second factor"));
             return Ok(());
         }
@@ -417,6 +431,7 @@ async fn second_factor(config: &Config, args: Totp) -> Result<(), Failure> {
         });
         let (person, ()) = edited.await?;
         desk.bury(&person).await?;
+        desk.note(&person, AccountChange::SecondFactorAdded).await;
         let sealed = if stored.is_sealed() { "sealed with ENCRYPTION_KEY" } else { "as it is, because there is no ENCRYPTION_KEY" };
         terminal::line(&format!("{name} needs a code at each sign-in from now on; the store keeps the secret {sealed}"));
         Ok(())

@@ -77,6 +77,10 @@ pub(super) async fn admit(state: &State, request: &Parts<'_>, need: Need) -> Res
         Need::Write => (principal.may_write(), AUDIT_WRITE, "`audit.write`"),
     };
     if allowed {
+        // A page asks by itself, with its cookie; who sends the header does something.
+        if matches!(bearer, Bearer::Header(_)) {
+            state.people.touch(&principal, unix_ms()).await;
+        }
         return Ok(principal);
     }
     state.metrics.auth_failures.inc(RefusalKind::Forbidden.as_str());

@@ -4,11 +4,11 @@
 //! `__Host-auditcast-refresh` is good for nothing but renewing and signing out. Both need TLS or this machine itself, because
 //! browsers take `Secure` cookies from nowhere else.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     extract::{Request, State as FromState},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,7 @@ use super::{
 use crate::{
     auth::{
         Principal, RefusalKind,
+        journal::{Entry, Limited},
         people::{Credentials, Refused, Signed, person::Stale},
     },
     metrics::unix_ms,
@@ -87,13 +88,12 @@ struct InCookies<'a> {
 pub(super) async fn login(FromState(state): FromState<Arc<State>>, request: Request) -> Result<Response, Problem> {
     Params::read(request.uri(), &[])?;
     let (parts, body) = request.into_parts();
-    let Some(Peer(peer)) = parts.extensions.get::<Peer>().copied() else {
-        return Err(Problem::new(Code::Internal, "the client's address is not known"));
-    };
-    let client = limit::client(peer.ip());
+    let peer = peer(&parts)?;
+    let client = limit::client(peer);
     let now_ms = unix_ms();
     // Before the body: a guess that is one too many costs nothing.
     if let Err(seconds) = state.limits.sign_in(&state.store, &client, now_ms).await {
+        state.auth.journal().note(Entry::rate_limited(Limited::SignIn).from(peer));
         return Err(Problem::rate_limited("too many sign-ins", seconds));
     }
     let login: Login = read(&intake::read(body, BODY_BYTES_MAX).await?, "`username`, `password`, perhaps `totp` and `cookie`")?;
@@ -105,11 +105,18 @@ pub(super) async fn login(FromState(state): FromState<Arc<State>>, request: Requ
         password: &login.password,
         totp: login.totp.as_deref().filter(|code| !code.is_empty()),
         address: client.strip_prefix("address:").unwrap_or(&client),
+        peer,
     };
     match state.people.sign_in(with, now_ms).await {
         Ok(signed) => answer(&state, &signed, login.cookie),
         Err(refused) => Err(problem(&state, refused)),
     }
+}
+
+/// Who asks, behind whatever stands between.
+fn peer(parts: &Parts) -> Result<IpAddr, Problem> {
+    let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip());
+    peer.ok_or_else(|| Problem::new(Code::Internal, "the client's address is not known"))
 }
 
 pub(super) async fn refresh(FromState(state): FromState<Arc<State>>, request: Request) -> Result<Response, Problem> {
@@ -129,7 +136,7 @@ pub(super) async fn refresh(FromState(state): FromState<Arc<State>>, request: Re
         }
         (None, None) => return Err(Problem::new(Code::Missing, "there is neither `refresh_token` in the body nor its cookie")),
     };
-    match state.people.refresh(&token, wanted.active.unwrap_or(true), unix_ms()).await {
+    match state.people.refresh(&token, wanted.active.unwrap_or(true), peer(&parts)?, unix_ms()).await {
         Ok(signed) => answer(&state, &signed, by_cookie),
         Err(refused) => {
             let over = matches!(refused, Refused::Stale(_));
@@ -160,18 +167,17 @@ pub(super) async fn logout(FromState(state): FromState<Arc<State>>, request: Req
     if tokens.is_empty() && access.is_none() {
         return Err(Problem::new(Code::Missing, "there is no token to sign out with"));
     }
-    let now_ms = unix_ms();
+    let (peer, now_ms) = (peer(&parts)?, unix_ms());
     for token in &tokens {
-        state.people.sign_out(token, now_ms).await?;
+        state.people.sign_out(token, peer, now_ms).await?;
     }
     if let Some(access) = &access {
         match state.auth.verify(access.text(), now_ms).await {
-            Ok(principal) => end_access(&state, &principal, now_ms).await?,
+            Ok(principal) => end_access(&state, &principal, peer, now_ms).await?,
             Err(refusal) if refusal.kind == RefusalKind::Unavailable => return Err(refusal.into()),
             // Expired and revoked ones are void already; others only matter where there is nothing else.
             Err(refusal) if tokens.is_empty() && refusal.kind == RefusalKind::Invalid => {
-                let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip());
-                let request = guard::Parts { method: &parts.method, headers: &parts.headers, peer };
+                let request = guard::Parts { method: &parts.method, headers: &parts.headers, peer: Some(peer) };
                 return Err(guard::refused(&state, &request, Some(access.text()), refusal));
             }
             Err(_) => {}
@@ -183,12 +189,12 @@ pub(super) async fn logout(FromState(state): FromState<Arc<State>>, request: Req
 }
 
 /// Ends the access token's session, and the token itself also where it was issued by somebody else.
-async fn end_access(state: &State, principal: &Principal, now_ms: u64) -> Result<(), Problem> {
+async fn end_access(state: &State, principal: &Principal, peer: IpAddr, now_ms: u64) -> Result<(), Problem> {
     let Some(jti) = &principal.jti else {
         return Err(Problem::bad_request("the token has no `jti`, so it cannot be made void before it expires"));
     };
     if let Some(username) = &principal.username {
-        state.people.sign_out_access(username, jti, now_ms).await?;
+        state.people.sign_out_access(username, jti, peer, now_ms).await?;
     }
     let left = std::time::Duration::from_millis(principal.expires_at_ms.saturating_sub(now_ms));
     state.store.blacklist(jti, left + crate::auth::LEEWAY_MAX).await?;

@@ -190,7 +190,6 @@ pub struct Response {
 
 impl Response {
     /// Every `Set-Cookie`.
-    #[allow(dead_code, reason = "not every test looks at them")]
     pub fn cookies(&self) -> Vec<String> {
         self.cookies.clone()
     }

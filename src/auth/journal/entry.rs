@@ -58,6 +58,8 @@ pub enum AccountChange {
     Enabled,
     Unlocked,
     PasswordChanged,
+    /// Another role, or other permissions.
+    RoleChanged,
     SecondFactorAdded,
     SecondFactorRemoved,
 }
@@ -130,6 +132,7 @@ impl Entry {
             AccountChange::Enabled => "user.enabled",
             AccountChange::Unlocked => "user.unlocked",
             AccountChange::PasswordChanged => "user.password_changed",
+            AccountChange::RoleChanged => "user.role_changed",
             AccountChange::SecondFactorAdded => "user.second_factor_added",
             AccountChange::SecondFactorRemoved => "user.second_factor_removed",
         })

@@ -10,12 +10,20 @@
 //! What a session is: a family of refresh tokens, of which the newest is good, and the access tokens that were issued with them.
 //! Whatever ends a session blacklists these. A session ends by signing out, by an old refresh token used again, by its person
 //! being disabled, deleted, given another password, role or factor, and when nobody is there: activity is signing in, a refresh
-//! that does not say otherwise, and a request with the access token in the `Authorization` header. What a page's cookie brings does
-//! not count, or a page left open would never end.
+//! that does not say otherwise, and a request to the API with the access token in the `Authorization` header. What a page's cookie
+//! brings does not count, or a page left open would never end.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use super::{Auth, Claims, IssueError, Secret};
+use super::{
+    Auth, Claims, IssueError, Principal, Secret,
+    journal::{Entry, LoginFailure},
+};
 use crate::store::{
     Store, StoreError,
     record::{Body, Change, Changed, Table},
@@ -63,6 +71,10 @@ const WAITING_MAX: usize = 32;
 const TRIES: usize = 16;
 /// Names whose attempts are counted at once, one after the other for each.
 const STRIPES: usize = 64;
+/// The store hears of activity so many times in the time after which a session ends without any.
+const TOUCHES: u64 = 16;
+/// Sessions whose activity a node keeps in mind; what is beyond counts for less until some are over.
+const TOUCHED_MAX: usize = 100_000;
 
 /// Signs people in. Cloning is cheap; every clone is the same.
 #[derive(Clone)]
@@ -76,6 +88,8 @@ struct Inner {
     auth: Auth,
     bench: Bench,
     stripes: Vec<tokio::sync::Mutex<()>>,
+    /// When the store heard of a session's activity last, ms.
+    touched: Mutex<HashMap<String, u64, ahash::RandomState>>,
 }
 
 /// A sign-in or a renewal that was good.
@@ -120,6 +134,22 @@ pub struct Credentials<'a> {
     pub totp: Option<&'a str>,
     /// The network he comes from, as limits count it.
     pub address: &'a str,
+    pub peer: IpAddr,
+}
+
+/// What the journal is told of an attempt, and nobody else.
+struct Seen {
+    /// Id and name, where there is such a user.
+    who: Option<(String, String)>,
+    why: LoginFailure,
+    /// It was one too many, unless it was good.
+    locks_ms: Option<u64>,
+}
+
+impl Default for Seen {
+    fn default() -> Seen {
+        Seen { who: None, why: LoginFailure::UnknownUser, locks_ms: None }
+    }
 }
 
 impl People {
@@ -127,7 +157,8 @@ impl People {
         // Half of the machine at most for strangers' guesses.
         let at_once = (std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1);
         let stripes = (0..STRIPES).map(|_| tokio::sync::Mutex::default()).collect();
-        People { inner: Arc::new(Inner { options, store, auth, bench: Bench::new(at_once, WAITING_MAX), stripes }) }
+        let bench = Bench::new(at_once, WAITING_MAX);
+        People { inner: Arc::new(Inner { options, store, auth, bench, stripes, touched: Mutex::default() }) }
     }
 
     pub fn options(&self) -> &Options {
@@ -135,20 +166,44 @@ impl People {
     }
 
     /// Signs somebody in. Every wrong combination takes the same way and the same time: the failure is counted, one bcrypt is
-    /// computed, nothing tells which part was wrong.
+    /// computed, nothing tells which part was wrong. What it was stands in the journal.
     pub async fn sign_in(&self, with: Credentials<'_>, now_ms: u64) -> Result<Signed, Refused> {
+        let mut seen = Seen::default();
+        let signed = self.attempt(&with, now_ms, &mut seen).await;
+        let journal = self.inner.auth.journal();
+        let about = |entry: Entry| match &seen.who {
+            Some((user_id, username)) => entry.from(with.peer).user(user_id, Some(username)),
+            None => entry.from(with.peer),
+        };
+        match &signed {
+            Ok(signed) => journal.note(about(Entry::login_success(&signed.session))),
+            Err(Refused::Wrong) => {
+                journal.note(about(Entry::login_failed(seen.why)));
+                if let Some(ms) = seen.locks_ms {
+                    journal.note(about(Entry::account_locked(self.inner.options.lockout.failures, ms / 1000)));
+                }
+            }
+            Err(Refused::Later(_)) => journal.note(about(Entry::login_failed(LoginFailure::Locked))),
+            Err(_) => {}
+        }
+        signed
+    }
+
+    async fn attempt(&self, with: &Credentials<'_>, now_ms: u64, seen: &mut Seen) -> Result<Signed, Refused> {
         let Inner { options, bench, .. } = &*self.inner;
         let name = person::normal(with.username);
         let person = match &name {
             Some(name) => self.person(name).await?,
             None => None,
         };
+        seen.who = person.as_ref().map(|person| (person.user_id.clone(), person.username.clone()));
         let known = person.as_ref().is_some_and(|person| person.is_known_from(with.address, now_ms));
         // A place first: who is sent away for want of one has not used up an attempt.
         let place = bench.place(if known { Lane::Known } else { Lane::Stranger }).ok_or(Refused::Busy)?;
         // People type passwords where the name goes: what is not known is kept as a digest only.
         let key = password::sha256(name.as_deref().unwrap_or(with.username).as_bytes());
         let taken = self.take_attempt(&key, with.address, known, now_ms).await?;
+        seen.locks_ms = taken.locks_strangers_ms.max(taken.locks_address_ms);
         let (password, hash, cost) = (with.password.to_owned(), person.as_ref().map(|p| p.password.clone()), options.bcrypt_cost);
         let looked = place.work(move || {
             let right = password::verify(hash.as_ref(), &password, cost);
@@ -156,20 +211,32 @@ impl People {
             (right, anew.then(|| password::Hash::make(&password, cost)))
         });
         let (right, anew) = looked.await.ok_or(Refused::Busy)?;
-        let Some(person) = person.filter(|_| right) else { return Err(Refused::Wrong) };
+        let Some(person) = person else { return Err(Refused::Wrong) };
+        seen.why = LoginFailure::WrongPassword;
+        if !right {
+            return Err(Refused::Wrong);
+        }
         let anew = anew.transpose().map_err(|_| Refused::Issue(IssueError::NoRandomness))?;
         let before = person.password.clone();
         let chance = Chance::draw().map_err(|_| Refused::Issue(IssueError::NoRandomness))?;
         let changed = self
             .change(person, |person| {
                 // Read anew after a race: another password may be there by now, or the code be used.
-                if person.disabled || person.password != before {
+                if person.password != before {
+                    return Err(Refused::Wrong);
+                }
+                if person.disabled {
+                    seen.why = LoginFailure::Disabled;
                     return Err(Refused::Wrong);
                 }
                 if let Some(totp) = &mut person.totp {
+                    seen.why = LoginFailure::SecondFactor;
                     let secret = totp.secret.open(&person.username, options.encryption_key.as_ref());
                     if secret.is_none() {
-                        tracing::warn!(user_id = %person.user_id, "a second factor cannot be read: is ENCRYPTION_KEY another one than when it was set?");
+                        tracing::warn!(
+                            user_id = %person.user_id,
+                            "a second factor cannot be read: is ENCRYPTION_KEY another one than when it was set?"
+                        );
                     }
                     let step = secret.and_then(|secret| totp::step_of(&secret, with.totp?, now_ms, totp.last_step));
                     totp.last_step = step.ok_or(Refused::Wrong)?;
@@ -187,7 +254,7 @@ impl People {
     }
 
     /// Exchanges a refresh token for a new pair. `active`: somebody has been there since the last time.
-    pub async fn refresh(&self, token: &str, active: bool, now_ms: u64) -> Result<Signed, Refused> {
+    pub async fn refresh(&self, token: &str, active: bool, peer: IpAddr, now_ms: u64) -> Result<Signed, Refused> {
         let unknown = || Refused::Stale(Stale::Unknown);
         let token = RefreshToken::read(token).ok_or_else(unknown)?;
         let person = self.person(&token.username).await?.ok_or_else(unknown)?;
@@ -208,8 +275,18 @@ impl People {
             })
             .await?;
         match renewed {
-            Ok(grant) => self.sign(&person, grant, now_ms),
+            Ok(grant) => {
+                self.note(&person, peer, Entry::session_renewed(&grant.session));
+                self.sign(&person, grant, now_ms)
+            }
             Err(stale) => {
+                let session = &token.session;
+                if stale == Stale::Reused {
+                    self.note(&person, peer, Entry::token_reused(session));
+                    self.note(&person, peer, Entry::session_revoked(session));
+                } else {
+                    self.note(&person, peer, Entry::session_timeout(session));
+                }
                 self.bury(person, now_ms).await?;
                 Err(Refused::Stale(stale))
             }
@@ -217,24 +294,58 @@ impl People {
     }
 
     /// Ends the session of a refresh token; whether there was one.
-    pub async fn sign_out(&self, token: &str, now_ms: u64) -> Result<bool, StoreError> {
+    pub async fn sign_out(&self, token: &str, peer: IpAddr, now_ms: u64) -> Result<bool, StoreError> {
         let Some(token) = RefreshToken::read(token) else { return Ok(false) };
         let Some(person) = self.person(&token.username).await?.filter(|person| person.owns(&token)) else { return Ok(false) };
-        self.end(person, &token.session, now_ms).await
+        self.end(person, &token.session, peer, now_ms).await
     }
 
     /// Ends the session that an access token was issued in; whether there was one.
-    pub async fn sign_out_access(&self, username: &str, jti: &str, now_ms: u64) -> Result<bool, StoreError> {
+    pub async fn sign_out_access(&self, username: &str, jti: &str, peer: IpAddr, now_ms: u64) -> Result<bool, StoreError> {
         let (Some(session), Some(name)) = (person::session_of(jti), person::normal(username)) else { return Ok(false) };
         let Some(person) = self.person(&name).await? else { return Ok(false) };
-        self.end(person, session, now_ms).await
+        self.end(person, session, peer, now_ms).await
     }
 
-    async fn end(&self, person: Person, session: &str, now_ms: u64) -> Result<bool, StoreError> {
+    async fn end(&self, person: Person, session: &str, peer: IpAddr, now_ms: u64) -> Result<bool, StoreError> {
         let changed = self.change(person, |person| Ok::<_, StoreError>(person.end(Some(session)))).await;
         let (person, ended) = changed?;
+        if ended {
+            self.note(&person, peer, Entry::logout(session));
+        }
         self.bury(person, now_ms).await?;
         Ok(ended)
+    }
+
+    fn note(&self, person: &Person, peer: IpAddr, entry: Entry) {
+        self.inner.auth.journal().note(entry.user(&person.user_id, Some(&person.username)).from(peer));
+    }
+
+    /// Somebody uses the access token of a session: that is activity. The store hears of it now and then.
+    pub async fn touch(&self, principal: &Principal, now_ms: u64) {
+        let session = principal.jti.as_deref().and_then(person::session_of);
+        let (Some(session), Some(name)) = (session, principal.username.as_deref().and_then(person::normal)) else { return };
+        let every_ms = (ms(self.inner.options.session_timeout) / TOUCHES).max(1000);
+        {
+            let mut touched = self.inner.touched.lock().unwrap_or_else(PoisonError::into_inner);
+            if touched.get(session).is_some_and(|last| now_ms.abs_diff(*last) < every_ms) {
+                return;
+            }
+            if touched.len() >= TOUCHED_MAX {
+                touched.retain(|_, last| now_ms.abs_diff(*last) < every_ms);
+                if touched.len() >= TOUCHED_MAX {
+                    return;
+                }
+            }
+            touched.insert(session.to_owned(), now_ms);
+        }
+        let noted = async {
+            let Some(person) = self.person(&name).await? else { return Ok(()) };
+            self.change(person, |person| Ok::<_, StoreError>(person.touch(session, now_ms))).await.map(drop)
+        };
+        if let Err(error) = noted.await {
+            tracing::debug!(%error, "could not note that a session is used");
+        }
     }
 
     /// Blacklists the access tokens of ended sessions, then forgets these. What breaks in between is done by whoever comes next.
