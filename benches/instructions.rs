@@ -34,6 +34,7 @@ const CASES: &[Case] = &[
     ("decode_flat", ENTRIES, decode_flat),
     ("decode_envelope", ENTRIES, decode_envelope),
     ("observe", ENTRIES, observe),
+    ("observe_rules", ENTRIES, observe_rules),
     ("close", SLOTS, close),
     ("filter_match", REPEATS, filter_match),
     ("alert_frame", REPEATS, alert_frame),
@@ -78,7 +79,15 @@ fn decode_envelope() -> Box<dyn FnMut()> {
 }
 
 fn observe() -> Box<dyn FnMut()> {
-    let (mut machine, entries) = (Machine::new(), work::flat(ENTRIES));
+    observed(Machine::new())
+}
+
+fn observe_rules() -> Box<dyn FnMut()> {
+    observed(Machine::with_rules())
+}
+
+fn observed(mut machine: Machine) -> Box<dyn FnMut()> {
+    let entries = work::flat(ENTRIES);
     let events: Vec<_> = entries.iter().map(|given| machine.decode(given).into_owned()).collect();
     let mut later_ms = 0;
     Box::new(move || {

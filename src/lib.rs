@@ -15,7 +15,7 @@
 //! |---|---|
 //! | [`event`] | what happened: decode, mask, normal form, category, outcome, severity (pure) |
 //! | [`filter`] | which ones: a typed language over the fields of events and alerts (pure) |
-//! | [`detect`] | when it matters: arrival clock and slots, windows, metrics, thresholds, alert life (pure) |
+//! | [`detect`] | when it matters: arrival clock and slots, windows, metrics, thresholds, rules, alert life (pure) |
 //! | [`wire`] | what clients see: frames, requests, close codes, positions, JSON of the API (pure) |
 //! | [`metrics`] | every Prometheus series, by name, in one place; what `/readyz` says |
 //! | [`store`] | where it lasts: audit logs, alert log, commit, lease, snapshots; Redis or embedded |

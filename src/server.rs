@@ -113,7 +113,9 @@ pub fn settings(config: &Config) -> Settings {
 
 /// The rules of a configuration with their severities, for their series.
 pub fn rules(config: &Config) -> Vec<(String, Severity)> {
-    config.detect.thresholds.iter().filter(|t| t.enabled).map(|t| (t.name.clone(), t.severity)).collect()
+    let thresholds = config.detect.thresholds.iter().filter(|t| t.enabled).map(|t| (t.name.clone(), t.severity));
+    let rules = config.detect.rules.iter().filter(|r| r.enabled).map(|r| (r.name.clone(), r.severity));
+    thresholds.chain(rules).collect()
 }
 
 impl Server {

@@ -51,14 +51,14 @@ fn help_and_version_end_with_0_and_name_what_there_is() {
     let dir = tempfile::tempdir().unwrap();
     let help = run(dir.path(), &["--help"]);
     exits(&help, 0);
-    for command in ["serve", "demo", "check", "emit", "watch", "token", "doctor", "health"] {
+    for command in ["serve", "demo", "check", "rules", "replay", "emit", "watch", "token", "doctor", "health"] {
         assert!(out(&help).contains(&format!("  {command} ")), "{command}: {}", out(&help));
         exits(&run(dir.path(), &[command, "--help"]), 0);
     }
     let by_word = run(dir.path(), &["help"]);
     exits(&by_word, 0);
     assert_eq!(out(&by_word), out(&help));
-    for later in ["replay", "explain", "silence", "notify"] {
+    for later in ["explain", "silence", "notify"] {
         assert!(!out(&help).contains(later), "{later}");
     }
     let version = run(dir.path(), &["--version"]);

@@ -254,7 +254,7 @@ fn says_what_is_wrong_with_a_snapshot() {
 }
 
 /// The state as the first version wrote it: fourteen events of five types from two sources, a threshold and two events firing.
-/// It is read, and written again to the byte.
+/// It is read, and written again to the byte, but for the rules that it knew nothing of.
 #[test]
 fn a_state_of_format_1_goes_on() {
     let data = include_bytes!("detect_support/state_1.txt");
@@ -263,7 +263,9 @@ fn a_state_of_format_1_goes_on() {
     o.thresholds = vec![threshold("many", "failed_logins_last_hour", Bound::Above(3.0), Severity::High, None)];
     let options = Arc::new(o);
     let mut d = Detector::restore(options, data).unwrap();
-    assert_eq!(std::str::from_utf8(&d.snapshot()), std::str::from_utf8(data));
+    let written = String::from_utf8(d.snapshot()).unwrap();
+    let as_1 = written.strip_prefix("2\n").and_then(|w| w.strip_suffix(",\"engine\":{}}")).map(|w| format!("1\n{w}}}"));
+    assert_eq!(as_1.as_deref(), std::str::from_utf8(data).ok());
     assert_eq!(d.metrics().scalars["failed_logins_last_hour"], 4.0);
     let mut out = Vec::new();
     d.close(d.last_slot() + HOUR + 6 * MIN, &mut out);

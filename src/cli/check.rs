@@ -19,6 +19,11 @@ pub fn run(global: &Global, _args: &Check) -> Result<(), Failure> {
         lines.push(format!("{value:width$}  # {}", terminal::plain(&setting.origin.to_string())));
     }
     lines.push(format!("fingerprint={} hash={}", config.fingerprint(), config.config_hash()));
+    let (tests, failed) = config.try_rules();
+    if !failed.is_empty() {
+        return Err(Failure::usage(failed.iter().map(|fault| fault.to_string()).collect::<Vec<_>>().join("\n")));
+    }
+    lines.push(format!("rule tests={tests} passed"));
     for line in lines {
         if !terminal::line(&line) {
             return Ok(());

@@ -16,6 +16,8 @@ pub mod emit;
 pub mod health;
 pub mod logging;
 mod reach;
+pub mod replay;
+pub mod rules;
 pub mod serve;
 pub mod terminal;
 mod tls;
@@ -72,6 +74,10 @@ pub enum Command {
     Demo(Demo),
     /// Validate the configuration; show what is in force and where each value comes from
     Check(check::Check),
+    /// Show the rules in force
+    Rules(rules::Rules),
+    /// Take history through the same engine, offline; print the alerts it would raise, one a line
+    Replay(replay::Replay),
     /// Append audit events to a configured stream
     Emit(emit::Emit),
     /// Follow alerts in the terminal
@@ -186,6 +192,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(global, args).await,
         Command::Demo(args) => demo::run(global, args).await,
         Command::Check(args) => check::run(&global, &args),
+        Command::Rules(args) => rules::run(&global, &args),
+        Command::Replay(args) => replay::run(&global, &args),
         Command::Emit(args) => emit::run(&global, args).await,
         Command::Watch(args) => watch::run(&global, args).await,
         Command::Token(args) => token::run(&global, args).await,

@@ -29,7 +29,7 @@ const MESSAGE_CHARS_MAX: usize = 512;
 const OWN_METRICS_MAX: usize = 56;
 
 /// The lists of contract §3 in the order of the bits of [`Lists`]; whether each is a gauge by itself.
-const LISTS: [(&str, Lists, bool); 8] = [
+pub(super) const LISTS: [(&str, Lists, bool); 8] = [
     ("failed_logins_last_hour", Lists::FAILED_LOGIN, true),
     ("successful_logins", Lists::SUCCESSFUL_LOGIN, false),
     ("rate_limit_violations", Lists::RATE_LIMIT, true),
@@ -96,7 +96,7 @@ const TAKEN: [&str; 44] = [
 ];
 
 /// Rule names that are the house's own.
-const RULES_TAKEN: [&str; 3] = ["event", "audit_gap", "audit_clock"];
+pub(super) const RULES_TAKEN: [&str; 4] = ["event", "audit_gap", "audit_clock", "audit_limit"];
 
 pub(super) fn ms(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
@@ -144,7 +144,7 @@ pub(super) fn event_options(root: &Ask<'_>) -> (event::Options, Vec<String>) {
     // By name, so that the bits do not depend on the order of the file.
     own.sort();
     let lists = LISTS.iter().map(|(name, ..)| *name).chain(own.iter().map(String::as_str));
-    let lists = lists.map(|name| pattern_list(&metrics.section(name), "events")).collect();
+    let lists = lists.map(|name| pattern_list(&metrics.section(name), Some("events"))).collect();
 
     let severities = root.section("severity");
     let table = severities.word("defaults", &["full", "a"]) == "full";
@@ -169,7 +169,7 @@ pub(super) fn event_options(root: &Ask<'_>) -> (event::Options, Vec<String>) {
     (event::Options { lists, overrides, table, event_may_lower, mask, drop }, own)
 }
 
-fn pattern_list(ask: &Ask<'_>, wanted: &str) -> PatternList {
+pub(super) fn pattern_list(ask: &Ask<'_>, wanted: Option<&str>) -> PatternList {
     let read = |name: &str| {
         let written = ask.texts(name);
         if written.len() > PATTERNS_MAX {
@@ -185,7 +185,7 @@ fn pattern_list(ask: &Ask<'_>, wanted: &str) -> PatternList {
         patterns
     };
     let list = PatternList { events: read("events"), except: read("except") };
-    if !ask.has(wanted) {
+    if let Some(wanted) = wanted.filter(|wanted| !ask.has(wanted)) {
         ask.fault(wanted, "expected a list of patterns, such as [\"payment_*\"], found nothing");
     }
     list
@@ -257,6 +257,8 @@ pub(super) fn detect_options(
         counts,
         windows_ms,
         thresholds,
+        rules: Vec::new(),
+        allowed: detect::Allowed::default(),
         sources: Vec::new(),
         external_url: None,
     };
@@ -411,7 +413,7 @@ fn message(ask: &Ask<'_>) -> String {
     text
 }
 
-fn labels(ask: &Ask<'_>) -> BTreeMap<String, String> {
+pub(super) fn labels(ask: &Ask<'_>) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::new();
     for name in ask.names() {
         if !is_name(&name) {

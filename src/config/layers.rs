@@ -108,7 +108,7 @@ pub(super) fn tree(sources: &Sources, faults: &mut Vec<Fault>) -> Table {
     tree
 }
 
-fn read_config(path: &Path, faults: &mut Vec<Fault>) -> Option<Table> {
+pub(super) fn read_config(path: &Path, faults: &mut Vec<Fault>) -> Option<Table> {
     let shown = path.display().to_string();
     let text = match read_text(path, FILE_BYTES_MAX) {
         Ok(text) => text,

@@ -14,8 +14,11 @@ mod fault;
 mod layers;
 mod listen;
 mod rooms;
+mod rule_files;
+mod rule_list;
 mod source_list;
 mod tree;
+mod trial;
 mod url;
 
 pub use ask::Setting;
@@ -56,6 +59,8 @@ pub struct Config {
     settings: Vec<Setting>,
     /// What it was made of, to be read again with parts of another one.
     tree: tree::Table,
+    /// The tests of the rules.
+    trials: Vec<trial::Trial>,
 }
 
 /// `[log]`.
@@ -81,8 +86,10 @@ impl Config {
     /// Reads everything. Fails with all faults that can be found in one go.
     pub fn load(sources: Sources) -> Result<Config, ConfigError> {
         let mut faults = Vec::new();
-        let tree = layers::tree(&sources, &mut faults);
+        let mut tree = layers::tree(&sources, &mut faults);
+        let trials = rule_files::lay(&mut tree, sources.path.as_deref(), &mut faults);
         let mut config = rooms::read(&tree, faults).map_err(ConfigError::new)?;
+        config.trials = trials;
         config.path = sources.path;
         Ok(config)
     }
@@ -129,7 +136,7 @@ impl Config {
             "monitor.snapshot_interval",
         ];
         self.hash(|key| {
-            ["source.", "metrics.", "threshold.", "severity."].iter().any(|section| key.starts_with(section))
+            ["source.", "metrics.", "threshold.", "rule.", "rules.", "severity."].iter().any(|section| key.starts_with(section))
                 || ALONE.contains(&key)
         })
     }
@@ -195,7 +202,7 @@ impl Config {
             .into_iter()
             .map(|(name, _)| (name.clone(), self.tree.path(&["threshold", &name]).cloned()))
             .collect();
-        for section in ["threshold", "severity", "privacy"] {
+        for section in ["threshold", "rule", "rules", "severity", "privacy"] {
             tree.remove(section);
             if let Some(node) = new.tree.get(section) {
                 tree.set(section, node.clone());
@@ -238,6 +245,7 @@ impl Config {
         }
         let mut config = rooms::read(&tree, Vec::new()).map_err(ConfigError::new)?;
         config.path.clone_from(&new.path);
+        config.trials.clone_from(&new.trials);
         Ok(config)
     }
 }
@@ -248,7 +256,7 @@ const LIVE_AUTH: [&str; 8] = ["secret", "previous_secrets", "keys", "issuer", "a
 /// Whether a change of this key is applied without a restart. A list of `[metrics]` only where the metric is in both: a new one
 /// is a new window, which must be filled from the start.
 fn is_live(old: &Config, new: &Config, key: &str) -> bool {
-    if ["threshold.", "severity.", "privacy."].iter().any(|section| key.starts_with(section)) {
+    if ["threshold.", "rule.", "rules.", "severity.", "privacy."].iter().any(|section| key.starts_with(section)) {
         return true;
     }
     if key == "monitor.alert_events_at" || key == "log.level" {

@@ -7,7 +7,7 @@ use super::{
     ask::{Ask, Reading, quoted},
     auth_section, detection,
     fault::Fault,
-    listen, source_list,
+    listen, rule_list, source_list,
     tree::Table,
     url,
 };
@@ -136,6 +136,9 @@ pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<F
         detect.entities_max = entities_max;
         detect.sources = sources.iter().map(|s| s.name.clone()).collect();
         detect.external_url.clone_from(&listen.external_url);
+        let thresholds: Vec<String> = detect.thresholds.iter().map(|t| t.name.clone()).collect();
+        detect.allowed = rule_list::allowed(&root);
+        detect.rules = rule_list::rules(&root, &rule_list::lists(&own_metrics), &thresholds);
     });
 
     let encryption = root.section("encryption");
@@ -191,6 +194,7 @@ pub(super) fn read(tree: &Table, mut faults: Vec<Fault>) -> Result<Config, Vec<F
         log,
         settings: reading.settings.into_inner(),
         tree: tree.clone(),
+        trials: Vec::new(),
     })
 }
 

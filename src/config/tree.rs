@@ -111,9 +111,9 @@ impl Table {
         }
     }
 
-    /// `[[source]]` and `[[threshold]]` as tables by name, so that they merge and can be named by a path.
+    /// `[[source]]`, `[[threshold]]` and `[[rule]]` as tables by name, so that they merge and can be named by a path.
     pub fn name_members(&mut self, faults: &mut Vec<Fault>) {
-        for list in ["source", "threshold"] {
+        for list in ["source", "threshold", "rule"] {
             let Some(node) = self.get_mut(list) else { continue };
             let Value::List(members) = &mut node.value else { continue };
             let mut named = Table::default();

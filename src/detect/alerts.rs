@@ -17,6 +17,7 @@ use crate::event::{EntryId, Event, Severity};
 pub(super) const EVENT: &str = "event";
 pub(super) const AUDIT_GAP: &str = "audit_gap";
 pub(super) const AUDIT_CLOCK: &str = "audit_clock";
+pub(super) const AUDIT_LIMIT: &str = "audit_limit";
 
 /// Event alerts of one type in one slot that are told one by one.
 const PER_TYPE_AND_SLOT: u64 = 100;
@@ -24,12 +25,16 @@ const PER_TYPE_AND_SLOT: u64 = 100;
 const SUMMARIES_PER_SLOT: usize = 100;
 /// An id from the future is told of once per source and hour.
 const CLOCK_QUIET_MS: u64 = 3_600_000;
+/// What there was no room for is told of once in so long.
+const LIMIT_QUIET_MS: u64 = 86_400_000;
 /// Names kept of the people in an open event alert are cut to this.
 const NAME_BYTES_MAX: usize = 256;
 const EVIDENCE_EACH: usize = 10;
 
 /// (when it fired, number): the order in which they end.
 type Key = (u64, u64);
+/// Rules that an `audit_limit` names in its message.
+const LIMIT_NAMED_MAX: usize = 10;
 /// Holes of one stream and reason within so long are one alert.
 const GAP_QUIET_MS: u64 = 60_000;
 /// Fired "at the end of time": not resolved by age.
@@ -284,6 +289,29 @@ impl Alerts {
         };
         self.insert(time_ms, &alert);
         self.clocks.insert(source, time_ms);
+        out.push(alert);
+    }
+
+    /// Raises `audit_limit`, once a day: `lost` says of each rule what there was no room for.
+    pub fn limit(&mut self, slot_end: u64, lost: Map<String, Value>, out: &mut Vec<Alert>) {
+        if self.clocks.get(AUDIT_LIMIT).is_some_and(|told| slot_end < told.saturating_add(LIMIT_QUIET_MS)) {
+            return;
+        }
+        let names: Vec<&str> = lost.keys().map(String::as_str).take(LIMIT_NAMED_MAX).collect();
+        let message = format!("Rules have more to watch than limits.entities allows for: {}", names.join(", "));
+        let mut details = Map::new();
+        details.insert("rules".into(), lost.into());
+        let alert = Alert {
+            alert_id: identity(&["rule", AUDIT_LIMIT, &slot_end.to_string()]),
+            rule: AUDIT_LIMIT.to_owned(),
+            event_type: AUDIT_LIMIT.to_owned(),
+            severity: Severity::Medium,
+            source: None,
+            ..rule_alert(slot_end, slot_end, message, "", details)
+        };
+        self.insert(slot_end, &alert);
+        // A source cannot have this name: it is a rule's.
+        self.clocks.insert(AUDIT_LIMIT.to_owned(), slot_end);
         out.push(alert);
     }
 

@@ -2,11 +2,14 @@
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
+use serde_json::{Map, json};
+
 use super::{
     Alert, Gap, Kind, Metrics, Options, SourceIx, Totals,
-    alerts::{Alerts, Limits, Origin},
+    alerts::{AUDIT_CLOCK, AUDIT_GAP, AUDIT_LIMIT, Alerts, Limits, Origin},
     contributors::Contributors,
     durations,
+    rules::Engine,
     sessions::{Sessions, Sign},
     tally::Tally,
     threshold::{Open, Reading, Rule, State},
@@ -126,6 +129,7 @@ pub struct Detector {
     /// Open alerts of rules that are gone; they end with the next slot.
     pub(super) orphans: Vec<Open>,
     pub(super) alerts: Alerts,
+    pub(super) engine: Engine,
     pub(super) tally: Tally,
     pub(super) metrics: Metrics,
 }
@@ -149,6 +153,7 @@ impl Detector {
             rules,
             orphans: Vec::new(),
             alerts: Alerts::default(),
+            engine: Engine::new(&options),
             tally: Tally::new(&options.sources),
             metrics: Metrics::default(),
             options,
@@ -240,6 +245,9 @@ impl Detector {
             self.tell(told, out);
         }
         self.tally.entities_overflow = self.tally.entities_overflow.saturating_add(overflow);
+        let told = out.len();
+        self.engine.observe(time, slot, &self.options, o, lists, out);
+        self.tell(told, out);
     }
 
     /// Counts an entry that could not be read.
@@ -320,6 +328,15 @@ impl Detector {
             let reading = reading(&self.options, &self.measures, &self.sessions, &rule.definition.metric);
             out.extend(rule.close(slot_end, &reading, &self.options.sources));
         }
+        self.engine.close(slot_end, &self.options, out);
+        let mut lost = Map::new();
+        for (rule, n) in self.engine.take_lost() {
+            self.tally.entities_overflow = self.tally.entities_overflow.saturating_add(n.evicted + n.refused);
+            lost.insert(rule.to_owned(), json!({ "evicted": n.evicted, "refused": n.refused, "untold": n.untold }));
+        }
+        if !lost.is_empty() {
+            self.alerts.limit(slot_end, lost, out);
+        }
         if let Some(new) = out.get_mut(told..) {
             new.sort_by(|a, b| a.rule.cmp(&b.rule));
         }
@@ -335,6 +352,7 @@ impl Detector {
             && self.sessions.is_empty()
             && self.alerts.is_idle()
             && self.orphans.is_empty()
+            && self.engine.is_quiet()
             // A rule that nothing at all crosses (`below`) has not been looked at since the options were new.
             && self.rules.iter().all(|rule| {
                 let reading = reading(&self.options, &self.measures, &self.sessions, &rule.definition.metric);
@@ -352,6 +370,8 @@ impl Detector {
         if self.last_slot != 0 {
             self.tally.slots_closed += (to - self.last_slot).div_ceil(interval);
         }
+        // What is kept for nothing goes; quiet as it is, nothing comes of it.
+        self.engine.close(to, &self.options, &mut Vec::new());
         self.last_slot = to;
         self.metrics = self.measure(to);
     }
@@ -368,26 +388,33 @@ impl Detector {
             _ => None,
         });
         let orphans = self.orphans.iter().map(|open| (open.rule(), open.severity(), 1));
-        self.tally.totals(&self.options, rules.chain(orphans).chain(self.alerts.active()))
+        self.tally.totals(&self.options, rules.chain(orphans).chain(self.alerts.active()).chain(self.engine.active()))
     }
 
     /// Takes the store's open alerts for the open ones. A threshold that fires here and not there was resolved by hand: it is
     /// held until its value has cleared. One that fires there and not here goes on firing; one whose rule is gone ends with
     /// the next slot.
     pub fn adopt_open(&mut self, open: Vec<Alert>) {
-        self.adopt(open, State::Held);
+        self.adopt(open, State::Held, false);
     }
 
     /// The same, where entries were taken in under other options than those that decided then: a threshold that fires here and
     /// not there was never told of, and is looked at anew at the next slot's end.
     pub fn adopt_open_anew(&mut self, open: Vec<Alert>) {
-        self.adopt(open, State::Inactive);
+        self.adopt(open, State::Inactive, true);
     }
 
-    fn adopt(&mut self, open: Vec<Alert>, not_stored: State) {
+    fn adopt(&mut self, open: Vec<Alert>, not_stored: State, anew: bool) {
         let (thresholds, others): (Vec<Alert>, Vec<Alert>) = open.into_iter().partition(|a| a.kind == Kind::Threshold);
+        let own =
+            |alert: &Alert| alert.kind == Kind::Event || [AUDIT_GAP, AUDIT_CLOCK, AUDIT_LIMIT].contains(&alert.rule.as_str());
+        let (others, of_rules): (Vec<Alert>, Vec<Alert>) = others.into_iter().partition(own);
         self.alerts.adopt(others);
         self.orphans.clear();
+        let (known, gone): (Vec<Alert>, Vec<Alert>) = of_rules.into_iter().partition(|alert| self.engine.has(&alert.rule));
+        self.orphans.extend(gone.into_iter().map(Open::new));
+        let (slot, interval_ms) = (self.next_slot(), self.interval());
+        self.engine.adopt(known, anew, slot, interval_ms);
         let mut stored: BTreeMap<String, Alert> = BTreeMap::new();
         for alert in thresholds {
             if let Some(older) = stored.insert(alert.rule.clone(), alert) {
@@ -424,6 +451,7 @@ impl Detector {
             let reading = reading(options, measures, sessions, &rule.definition.metric);
             rule.resolve_by_hand(alert_id, time, &reading)
         });
+        let alert = alert.or_else(|| self.engine.resolve_by_hand(alert_id, time));
         let alert = alert.or_else(|| self.alerts.resolve_by_hand(alert_id, time)).or_else(|| {
             let at = self.orphans.iter().position(|open| open.id() == alert_id)?;
             Some(self.orphans.swap_remove(at).resolved(time, None, None, None))

@@ -1,4 +1,4 @@
-//! When it matters: windows, metrics, thresholds, the life of an alert. Pure: time is a parameter, nothing is awaited,
+//! When it matters: windows, metrics, thresholds, rules, the life of an alert. Pure: time is a parameter, nothing is awaited,
 //! locked, logged or read. The same entries in the same slots give the same transitions, always.
 //!
 //! Contract §4 is the source of every rule here.
@@ -18,6 +18,7 @@ mod detector;
 mod durations;
 mod ident;
 mod merge;
+mod rules;
 mod sessions;
 mod snapshot;
 mod tally;
@@ -26,6 +27,7 @@ mod window;
 
 pub use detector::{Detector, Observed};
 pub use merge::{Item, Merge, Step, replay};
+pub use rules::{AT_LEAST_MAX, Allowed, By, DISTINCT_MAX, Matcher, Rule, RuleKind, TEMPLATE_WORDS, template_words};
 pub use snapshot::SnapshotError;
 
 /// A built-in or own threshold, resolved (contract §2 `[[threshold]]`, §4).
@@ -84,6 +86,10 @@ pub struct Options {
     /// Windows of `auth_success_ratio`, `error_ratio`, `operation_p95_seconds`, `events_by_severity`, `events_by_category`, by name.
     pub windows_ms: BTreeMap<String, u64>,
     pub thresholds: Vec<Threshold>,
+    /// Rules over one event or one entity.
+    pub rules: Vec<Rule>,
+    /// Whom they do not look at.
+    pub allowed: Allowed,
     /// Names of the configured sources; a `SourceIx` is an index into it.
     pub sources: Vec<String>,
     /// `listen.external_url`, for `url`.
@@ -114,7 +120,7 @@ pub struct Alert {
     pub alert_id: String,
     pub kind: Kind,
     pub status: Status,
-    /// The rule's name; `event` for event alerts, `audit_gap`, `audit_clock`, or the threshold's name.
+    /// The rule's name; `event` for event alerts, `audit_gap`, `audit_clock`, `audit_limit`, or the threshold's name.
     pub rule: String,
     pub event_type: String,
     pub severity: Severity,

@@ -12,6 +12,7 @@ use super::{
     detector::{
         AUTH_SUCCESS_RATIO, Detector, ERROR_RATIO, EVENTS_BY_CATEGORY, EVENTS_BY_SEVERITY, Measure, OPERATION_P95_SECONDS,
     },
+    rules::Saved,
     sessions::SavedSessions,
     tally::Tally,
     threshold::{Open, State as RuleState},
@@ -19,7 +20,9 @@ use super::{
 };
 
 /// Grows when an older daemon could not read what is written.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// What is read; 1 had no rules.
+const OLDEST: u32 = 1;
 
 /// Why a snapshot cannot be used.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,6 +61,8 @@ pub(super) struct State {
     alerts: Alerts,
     tally: Tally,
     metrics: SavedMetrics,
+    #[serde(default)]
+    engine: Saved,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -112,7 +117,7 @@ impl Detector {
         let at = data.iter().take(12).position(|b| *b == b'\n').ok_or_else(|| broken("no version"))?;
         let version = data.get(..at).and_then(|v| std::str::from_utf8(v).ok()).and_then(|v| v.parse::<u32>().ok());
         match version {
-            Some(VERSION) => {}
+            Some(OLDEST..=VERSION) => {}
             Some(version) if version > VERSION => return Err(SnapshotError::Newer(version)),
             _ => return Err(broken("no version")),
         }
@@ -156,6 +161,7 @@ impl Detector {
                 events_by_severity: self.metrics.events_by_severity.clone(),
                 events_by_category: self.metrics.events_by_category.clone(),
             },
+            engine: self.engine.save(),
         }
     }
 
@@ -196,6 +202,8 @@ impl Detector {
             RuleState::Firing { open, .. } => Some(*open),
             _ => None,
         }));
+        let (slot, interval_ms) = (d.next_slot(), options.interval_ms.max(1));
+        d.orphans.extend(d.engine.load(state.engine, &renumbered, slot, interval_ms));
         d.alerts = state.alerts;
         d.alerts.repair();
         d.tally = state.tally;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Alert, DurationTotals, GapReason, Options, SourceIx, SourceTotals, Status, Totals,
-    alerts::{AUDIT_CLOCK, AUDIT_GAP, EVENT},
+    alerts::{AUDIT_CLOCK, AUDIT_GAP, AUDIT_LIMIT, EVENT},
     bits,
 };
 use crate::event::{Category, Event, Severity};
@@ -101,9 +101,11 @@ impl Tally {
 
     /// The public form. Everything that the configuration names is there from the start, at 0.
     pub fn totals<'a>(&self, options: &Options, active: impl Iterator<Item = (&'a str, Severity, u64)>) -> Totals {
-        let mut named: Vec<(&str, Severity)> = vec![(AUDIT_GAP, Severity::High), (AUDIT_CLOCK, Severity::High)];
+        let mut named: Vec<(&str, Severity)> =
+            vec![(AUDIT_GAP, Severity::High), (AUDIT_CLOCK, Severity::High), (AUDIT_LIMIT, Severity::Medium)];
         named.extend(Severity::ALL.into_iter().filter(|s| *s >= options.alert_events_at).map(|s| (EVENT, s)));
         named.extend(options.thresholds.iter().filter(|t| t.enabled).map(|t| (t.name.as_str(), t.severity)));
+        named.extend(options.rules.iter().filter(|r| r.enabled).map(|r| (r.name.as_str(), r.severity)));
         let mut alerts = self.alerts.clone();
         let mut firing: BTreeMap<(String, Severity), u64> = BTreeMap::new();
         for (rule, severity) in named {

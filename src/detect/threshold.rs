@@ -41,8 +41,20 @@ impl Open {
         &self.alert.rule
     }
 
+    pub fn value(&self) -> Option<f64> {
+        self.value
+    }
+
     pub fn severity(&self) -> crate::event::Severity {
         self.alert.severity
+    }
+
+    /// The alert as it ends, with what it says then.
+    pub fn resolved_saying(self, time_ms: u64, message: &str, value: Option<f64>) -> Alert {
+        let mut alert = self.resolved(time_ms, None, None, None);
+        alert.value = value.or(alert.value);
+        alert.message = format!("{RESOLVED}{message}");
+        alert
     }
 
     /// The alert as it ends: `definition` is `None` when the rule is gone, and `value` when the metric is absent.
@@ -207,7 +219,7 @@ fn message(definition: &Threshold, window_ms: Option<u64>, value: f64) -> String
             Some("{name}") => text.push_str(&definition.name),
             Some("{window}") => {
                 if let Some(ms) = window_ms {
-                    text.push_str(&humantime::format_duration(Duration::from_millis(ms)).to_string());
+                    text.push_str(&shown_window(ms));
                 }
             }
             Some(_) => text.push_str(&number(bound(definition))),
@@ -219,8 +231,13 @@ fn message(definition: &Threshold, window_ms: Option<u64>, value: f64) -> String
     text
 }
 
+/// `1h`, `10m`.
+pub(super) fn shown_window(ms: u64) -> String {
+    humantime::format_duration(Duration::from_millis(ms)).to_string()
+}
+
 /// Whole numbers as such, others with at most four decimals.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     if value.fract() == 0.0 {
         return format!("{value:.0}");
     }

@@ -20,6 +20,9 @@ const EXACT_DIGITS: usize = 15;
 pub struct Details<'a> {
     pub(super) source: Source<'a>,
     pub(super) ip_address: Raw<'a>,
+    pub(super) user_agent: Raw<'a>,
+    pub(super) resource: Raw<'a>,
+    pub(super) reason: Raw<'a>,
     pub(super) session_id: Raw<'a>,
     pub(super) duration_ms: Raw<'a>,
     /// Told as `original_timestamp`.
@@ -80,6 +83,8 @@ pub(super) enum Asked {
     IpAddress,
     SessionId,
     UserAgent,
+    Resource,
+    Reason,
     DurationMs,
 }
 
@@ -89,6 +94,8 @@ impl Asked {
             Asked::IpAddress => "ip_address",
             Asked::SessionId => "session_id",
             Asked::UserAgent => "user_agent",
+            Asked::Resource => "resource",
+            Asked::Reason => "reason",
             Asked::DurationMs => "duration_ms",
         }
     }
@@ -150,6 +157,19 @@ impl<'a> Details<'a> {
         Details::from(members)
     }
 
+    /// Whether a member is known to be absent without taking the details apart.
+    pub(super) fn lacks(&self, asked: Asked) -> bool {
+        let raw = match asked {
+            Asked::IpAddress => self.ip_address,
+            Asked::SessionId => self.session_id,
+            Asked::UserAgent => self.user_agent,
+            Asked::Resource => self.resource,
+            Asked::Reason => self.reason,
+            Asked::DurationMs => self.duration_ms,
+        };
+        raw.is_absent() && !matches!(self.source, Source::Members(_))
+    }
+
     /// A text, or a number as text; blank texts are absent.
     pub(super) fn text(&self, asked: Asked) -> Option<Cow<'_, str>> {
         let of_member = |value: &Value| match value {
@@ -165,9 +185,9 @@ impl<'a> Details<'a> {
             (_, Asked::IpAddress) => self.ip_address,
             (_, Asked::SessionId) => self.session_id,
             (_, Asked::DurationMs) => self.duration_ms,
-            (_, Asked::UserAgent) => {
-                return of_member(&self.get(asked.name())?).filter(|text| !is_blank(text)).map(Cow::Owned);
-            }
+            (_, Asked::UserAgent) => self.user_agent,
+            (_, Asked::Resource) => self.resource,
+            (_, Asked::Reason) => self.reason,
         };
         match raw.shape {
             Shape::Number if !is_exact(raw.text) => raw.number().map(|number| Cow::Owned(number.to_string())),

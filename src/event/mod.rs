@@ -55,9 +55,9 @@ pub use decode::{ENTRY_BYTES_MAX, borrowed};
 pub use details::Details;
 pub use id::EntryId;
 pub use mask::{MASK, MASKED};
-pub use pattern::{PatternError, PatternFault, check_pattern};
-pub use time::{SKEW_MS_MAX, parse_ms};
-pub use view::MESSAGE_CHARS_MAX;
+pub use pattern::{PatternError, PatternFault, Patterns, check_pattern};
+pub use time::{SKEW_MS_MAX, parse_ms, rfc3339};
+pub use view::{MESSAGE_CHARS_MAX, one_line};
 pub use words::UnknownSeverity;
 
 /// How bad it is. `Low < Medium < High < Critical` (contract §3).

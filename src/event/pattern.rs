@@ -66,7 +66,7 @@ impl Pattern {
 
 /// A compiled [`PatternList`].
 #[derive(Clone, Debug, Default)]
-pub(super) struct Patterns {
+pub struct Patterns {
     events: Vec<Pattern>,
     except: Vec<Pattern>,
 }
@@ -78,16 +78,27 @@ impl Patterns {
         Ok(Patterns { events: compile(&patterns.events)?, except: compile(&patterns.except)? })
     }
 
+    /// As the classifier compiles its lists; `list` is what the error calls it.
+    pub fn compile(list: &str, patterns: &PatternList) -> Result<Patterns, PatternError> {
+        Patterns::new(list, patterns)
+    }
+
+    /// Whether one of `events` matches, whatever `except` says.
+    pub fn includes(&self, name: &str) -> bool {
+        self.events.iter().any(|pattern| pattern.matches(name))
+    }
+
     pub(super) fn of(list: &str, patterns: &[&str]) -> Result<Patterns, PatternError> {
         let events = patterns.iter().map(|pattern| compile(list, pattern)).collect::<Result<Vec<_>, _>>()?;
         Ok(Patterns { events, except: Vec::new() })
     }
 
     pub(super) fn matches(&self, name: &str) -> bool {
-        self.events.iter().any(|pattern| pattern.matches(name)) && !self.excepts(name)
+        self.includes(name) && !self.excepts(name)
     }
 
-    pub(super) fn excepts(&self, name: &str) -> bool {
+    /// Whether one of `except` matches.
+    pub fn excepts(&self, name: &str) -> bool {
         self.except.iter().any(|pattern| pattern.matches(name))
     }
 }

@@ -14,6 +14,9 @@ use super::{
 #[derive(Clone, Copy, Default)]
 struct Telling<'a> {
     ip_address: Raw<'a>,
+    user_agent: Raw<'a>,
+    resource: Raw<'a>,
+    reason: Raw<'a>,
     session_id: Raw<'a>,
     duration_ms: Raw<'a>,
     outcome: Raw<'a>,
@@ -28,6 +31,9 @@ impl<'a> Telling<'a> {
     fn take(&mut self, name: &str, raw: Raw<'a>) {
         let place = match name {
             "ip_address" => &mut self.ip_address,
+            "user_agent" => &mut self.user_agent,
+            "resource" => &mut self.resource,
+            "reason" => &mut self.reason,
             "session_id" => &mut self.session_id,
             "duration_ms" => &mut self.duration_ms,
             "outcome" => &mut self.outcome,
@@ -213,6 +219,9 @@ impl<'a> Plain<'a> {
         };
         Details {
             ip_address: asked("ip_address", self.inner.ip_address, self.top.ip_address),
+            user_agent: asked("user_agent", self.inner.user_agent, self.top.user_agent),
+            resource: asked("resource", self.inner.resource, self.top.resource),
+            reason: asked("reason", self.inner.reason, self.top.reason),
             session_id: asked("session_id", self.inner.session_id, self.top.session_id),
             duration_ms: asked("duration_ms", self.inner.duration_ms, self.top.duration_ms),
             source: std::mem::take(&mut self.source),

@@ -158,6 +158,16 @@ fn scale(billionths: i128) -> Option<i64> {
     i64::try_from(ms).ok()
 }
 
+/// Unix milliseconds as the contract writes times: RFC 3339, UTC, milliseconds, `Z`. Beyond the year 9999: the last moment of it.
+pub fn rfc3339(ms: u64) -> String {
+    const LAST_MS: i64 = 253_402_207_199_999;
+    let ms = i64::try_from(ms).unwrap_or(LAST_MS).min(LAST_MS);
+    match jiff::Timestamp::from_millisecond(ms) {
+        Ok(time) => format!("{time:.3}"),
+        Err(_) => "1970-01-01T00:00:00.000Z".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

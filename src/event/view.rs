@@ -29,6 +29,19 @@ impl<'a> Event<'a> {
         self.details.text(Asked::UserAgent)
     }
 
+    /// A member of `details` that can be told without taking them apart, as [`Event::session_id`]; `None`: take them apart.
+    pub fn known_detail(&self, name: &str) -> Option<Option<Cow<'_, str>>> {
+        let asked = match name {
+            "resource" => Asked::Resource,
+            "reason" => Asked::Reason,
+            _ => return None,
+        };
+        match self.details.text(asked) {
+            None if !self.details.lacks(asked) => None,
+            text => Some(text),
+        }
+    }
+
     /// `details.duration_ms`, a number or the text of one; `None` unless finite and not negative.
     pub fn duration_ms(&self) -> Option<f64> {
         let duration = self.details.float(Asked::DurationMs)?;
@@ -40,12 +53,12 @@ impl<'a> Event<'a> {
     pub fn message_line(&self) -> String {
         let shows = |text: &&Cow<'a, str>| text.chars().any(|c| !c.is_whitespace() && !breaks_line(c));
         if let Some(message) = self.message.as_ref().filter(shows) {
-            return line(message);
+            return one_line(message);
         }
         let who = self.username.as_deref().or(self.user_id.as_deref()).unwrap_or("unknown");
         let address = self.ip_address();
         let from = address.as_deref().unwrap_or("unknown");
-        line(&format!("{} by {who} from {from}", self.kind.normal))
+        one_line(&format!("{} by {who} from {from}", self.kind.normal))
     }
 
     /// The same event, holding nothing of the entry it was read from.
@@ -67,8 +80,8 @@ impl<'a> Event<'a> {
     }
 }
 
-/// One line: what would break it, or reorder it on a terminal, is a space.
-fn line(text: &str) -> String {
+/// One line of at most 512 characters: what would break it, or reorder it on a terminal, is a space.
+pub fn one_line(text: &str) -> String {
     text.chars().take(MESSAGE_CHARS_MAX).map(|c| if breaks_line(c) { ' ' } else { c }).collect()
 }
 

@@ -4,6 +4,9 @@ use std::fmt;
 
 use super::lex::quoted;
 
+/// Names in a path below `details`.
+pub(super) const PATH_MAX: usize = 8;
+
 /// What an expression is asked of, which decides the names that there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -118,6 +121,16 @@ impl Field {
             Field::Detail(_) => Type::Any,
             _ => Type::Text,
         }
+    }
+
+    /// A field of an event as it is written where no expression is: `user`, `details.tenant.id`.
+    pub fn parse(text: &str) -> Option<Field> {
+        if let Some(path) = text.strip_prefix("details.") {
+            let good = path.split('.').all(|name| !name.is_empty() && !name.chars().any(char::is_control));
+            return (good && path.split('.').count() <= PATH_MAX)
+                .then(|| Field::detail(path.split('.').map(Box::from).collect()));
+        }
+        NAMES.iter().find(|(name, _, alone)| *name == text && !alone).map(|(_, field, _)| field.clone())
     }
 
     /// A path into `details`; the members that have a name of their own are known by it.

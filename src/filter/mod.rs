@@ -36,7 +36,7 @@ mod test;
 pub use field::{Field, Scope};
 pub use glob::glob_matches;
 pub use net::{Network, address};
-pub use subject::{Seen, Subject};
+pub use subject::{Seen, Subject, member};
 use test::Test;
 
 /// Longest expression, bytes.

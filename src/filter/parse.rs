@@ -6,7 +6,7 @@ use regex::{Regex, RegexBuilder};
 
 use super::{
     DEPTH_MAX, Expr, FILTER_BYTES_MAX, FilterError, Scope, TESTS_MAX,
-    field::{Field, NAMES, Type},
+    field::{Field, NAMES, PATH_MAX, Type},
     lex::{Lexer, Token, quoted},
     net::{Network, address},
     test::{Check, Compare, Test, Wanted},
@@ -15,8 +15,6 @@ use crate::event::Severity;
 
 /// Items of one list.
 const ITEMS_MAX: usize = 1000;
-/// Names in a path below `details`.
-const PATH_MAX: usize = 8;
 const REGEX_BYTES_MAX: usize = 512;
 /// In one expression: each costs up to [`REGEX_SIZE_MAX`] twice.
 const REGEXES_MAX: usize = 8;

@@ -53,7 +53,7 @@ impl<'a> From<Option<&'a str>> for Seen<'a> {
 }
 
 /// Follows a path into members.
-pub(super) fn member<'a>(members: &'a Map<String, Value>, path: &[Box<str>]) -> Option<&'a Value> {
+pub fn member<'a>(members: &'a Map<String, Value>, path: &[Box<str>]) -> Option<&'a Value> {
     let (first, rest) = path.split_first()?;
     let value = members.get(&**first)?;
     if rest.is_empty() {

@@ -35,8 +35,12 @@ const COUNTS: [&str; 6] = [
 ];
 
 /// The alerts that no threshold stands for: (rule, severities).
-const BUILT_IN: [(&str, &[Severity]); 3] =
-    [("event", &Severity::ALL), ("audit_gap", &[Severity::High]), ("audit_clock", &[Severity::High])];
+const BUILT_IN: [(&str, &[Severity]); 4] = [
+    ("event", &Severity::ALL),
+    ("audit_gap", &[Severity::High]),
+    ("audit_clock", &[Severity::High]),
+    ("audit_limit", &[Severity::Medium]),
+];
 
 fn help(scalar: &str) -> &'static str {
     match scalar {

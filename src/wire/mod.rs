@@ -24,15 +24,7 @@ pub use sight::Sight;
 pub use stored::alert_from_body;
 pub use subscription::{Subscription, token_in_query};
 
-/// Unix milliseconds as the contract writes times: RFC 3339, UTC, milliseconds, `Z`. Beyond the year 9999: the last moment of it.
-pub fn rfc3339(ms: u64) -> String {
-    const LAST_MS: i64 = 253_402_207_199_999;
-    let ms = i64::try_from(ms).unwrap_or(LAST_MS).min(LAST_MS);
-    match jiff::Timestamp::from_millisecond(ms) {
-        Ok(time) => format!("{time:.3}"),
-        Err(_) => "1970-01-01T00:00:00.000Z".to_owned(),
-    }
-}
+pub use crate::event::rfc3339;
 
 /// Reads what [`rfc3339`] writes (and any other RFC 3339 time at or after 1970).
 pub fn unix_ms(text: &str) -> Option<u64> {

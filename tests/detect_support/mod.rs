@@ -71,6 +71,8 @@ pub fn options() -> Options {
                 Some("High rate limit violations: {value}"),
             ),
         ],
+        rules: Vec::new(),
+        allowed: Default::default(),
         sources: vec!["app".into(), "edge".into()],
         external_url: None,
     }
