@@ -61,6 +61,8 @@
 //! - Nobody asks the store about each client again and again: it tells what is revoked ([`store::Watch`]), and one task of
 //!   [`session`] ends whom that concerns.
 //! - Nothing is written to a stream or key of the application (`emit` and the demo, which are asked to, excepted).
+//! - Nothing here asks others by HTTP but [`auth`], for the public keys of who signs tokens: one GET, with limits, and no answer
+//!   stops anything.
 //! - Only `store/redis` knows the redis crate, only [`server`] starts tasks that outlive their caller.
 //!
 //! # In short

@@ -278,6 +278,16 @@ impl Server {
             );
         }
         {
+            let (auth, outlet) = (auth.clone(), outlet.clone());
+            spawn(
+                "the keys",
+                Box::pin(async move {
+                    outlet.run_until_cancelled(auth.keep_keys()).await;
+                    Ok(())
+                }),
+            );
+        }
+        {
             let (sources, store, role, stop) = (config.sources.clone(), store.clone(), role.subscribe(), intake.clone());
             spawn("the bridges", Box::pin(bridges(sources, store, role, stop)));
         }

@@ -112,6 +112,7 @@ fn defaults_are_the_contracts() {
     let auth = config.auth_with(auditcast::auth::Secret(vec![7; 32]));
     assert_eq!(auth.max_age, Duration::from_secs(24 * 3600));
     assert!(auth.leeway <= Duration::from_secs(60));
+    assert_eq!((auth.jwks_refresh, auth.remotes.len()), (Duration::from_secs(600), 0));
     assert_eq!(auth.roles["ADMIN"].len(), 8);
     assert!(auth.roles["ADMIN"].contains(&"audit.view".to_owned()));
     assert_eq!(auth.roles["OBSERVER"], ["session.view", "data.view"]);
@@ -412,6 +413,9 @@ fn secrets_of_before_and_further_keys() {
     let shown: Vec<String> = keys.iter().map(|key| format!("{} {}", key.from(), key.kid().unwrap_or("-"))).collect();
     assert_eq!(shown, ["auth.keys.file f", "auth.keys.set ed", "auth.keys.here -"]);
     assert!(origin(&config, "auth.keys.set.jwks_file").starts_with(&format!("\"{jwks_file}\" ")));
+    let remote = with(&[("AUDITCAST__AUTH__KEYS__IDP__JWKS_URL", "https://idp.example/keys"), ("JWT_SECRET_KEY", SECRET)], None);
+    let shown: Vec<String> = remote.auth().unwrap().remotes.iter().map(|r| format!("{} {:?}", r.from, r.endpoint)).collect();
+    assert_eq!(shown, ["auth.keys.idp https://idp.example/keys"]);
     // What stands in a file counts, not only its name.
     let again = || with(&[("AUDITCAST__AUTH__KEYS__HERE__PEM", pem), ("JWT_SECRET_KEY", SECRET)], Some(&text));
     assert_eq!(Config::diff(&config, &again()).live, [""; 0]);

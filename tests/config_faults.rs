@@ -226,6 +226,8 @@ pem = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPap
 algorithms = ["RS256", "none"]
 [auth.keys.gone]
 jwks_file = "/nowhere/jwks.json"
+[auth.keys.open]
+jwks_url = "http://idp.example/keys"
 "#,
         r#"
 config.toml:2: auth.previous_secrets: expected a list of texts
@@ -233,11 +235,12 @@ config.toml:2: auth.previous_secrets: secret 1 of it has 5 bytes, at least 32 ar
 config.toml:2: auth.previous_secrets: secret 2 of it is the sample text of the guide, which everybody knows; make one of your own
 config.toml:3: auth.keys.Two: expected a name of [a-z0-9_], 1 to 64 characters
 config.toml:4: auth.keys.Two.pem: the key is no PEM with a PUBLIC KEY in it
-config.toml:5: auth.keys.none: expected one of pem, pem_file and jwks_file
-config.toml:7: auth.keys.both: expected one of pem, pem_file and jwks_file
+config.toml:5: auth.keys.none: expected one of pem, pem_file, jwks_file and jwks_url
+config.toml:7: auth.keys.both: expected one of pem, pem_file, jwks_file and jwks_url
 config.toml:11: auth.keys.weak.pem: the key is an Ed25519 key, which does not do RS256
 config.toml:12: auth.keys.weak.algorithms: expected some of HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA, Ed25519, found "none"
 config.toml:14: auth.keys.gone.jwks_file: the file "/nowhere/jwks.json" cannot be read: No such file or directory (os error 2)
+config.toml:16: auth.keys.open.jwks_url: expected an https URL without a user in it, or an http one of this machine, found "http://idp.example/keys"
 "#,
     );
 }

@@ -16,6 +16,7 @@ use arc_swap::ArcSwap;
 
 use crate::store::{Store, StoreError};
 
+mod fetch;
 pub mod issue;
 pub mod journal;
 mod jws;
@@ -23,14 +24,17 @@ mod key;
 pub mod people;
 mod principal;
 mod refusal;
+mod remote;
 mod revoked;
 pub mod token;
 
+pub use fetch::Endpoint;
 pub use issue::{Claims, IssueError};
 pub use journal::Journal;
 pub use key::{Algorithm, Jwks, Key, KeyFault};
 pub use principal::{ADMIN_ACCESS, AUDIT_VIEW, AUDIT_WRITE, Principal};
 pub use refusal::{Refusal, RefusalKind};
+pub use remote::Remote;
 
 /// Key material that is never shown: not by `Debug`, not in a log.
 #[derive(Clone, PartialEq, Eq)]
@@ -51,6 +55,9 @@ pub struct Options {
     pub previous_secrets: Vec<Secret>,
     /// Further keys, which check only.
     pub keys: Vec<Key>,
+    /// Sets of further keys that are fetched, and how often.
+    pub remotes: Vec<Remote>,
+    pub jwks_refresh: Duration,
     /// `JWT_EXPIRATION_HOURS`: tokens older than this, by `iat`, are refused.
     pub max_age: Duration,
     /// At connect only; at most 60 s.
@@ -92,6 +99,8 @@ impl Options {
             secret,
             previous_secrets: Vec::new(),
             keys: Vec::new(),
+            remotes: Vec::new(),
+            jwks_refresh: Duration::from_secs(600),
             max_age: Duration::from_secs(24 * 3600),
             leeway: Duration::from_secs(10),
             audience: None,
@@ -148,7 +157,9 @@ pub struct Auth {
 }
 
 struct Inner {
+    /// What is in force: as configured, and the keys that were fetched.
     options: ArcSwap<Options>,
+    remotes: remote::Remotes,
     store: Store,
     /// A revocation once seen holds until the token's `exp`, whatever becomes of its key (contract §6.7).
     revoked: Mutex<revoked::Revoked>,
@@ -156,10 +167,9 @@ struct Inner {
 
 impl Auth {
     pub fn new(options: Options, store: Store) -> Auth {
-        Auth {
-            inner: Arc::new(Inner { options: ArcSwap::from_pointee(options), store, revoked: Mutex::default() }),
-            journal: Journal::default(),
-        }
+        let remotes = remote::Remotes::new(options.clone());
+        let options = ArcSwap::from_pointee(options);
+        Auth { inner: Arc::new(Inner { options, remotes, store, revoked: Mutex::default() }), journal: Journal::default() }
     }
 
     /// The same, and what happens here is noted in `journal`.
@@ -187,7 +197,7 @@ impl Auth {
     /// From now on tokens are judged by these options. Who is in stays in until its token ends: a change of keys closes nobody's
     /// connection, and a key that is gone lets nobody in and renews nobody.
     pub fn replace_options(&self, options: Options) {
-        self.inner.options.store(Arc::new(options));
+        self.inner.remotes.configure(&self.inner.options, options);
     }
 
     /// Who may see the feed: [`Auth::verify`], and `admin.access` or `audit.view`.
@@ -203,7 +213,12 @@ impl Auth {
     /// Whose token this is, and with which permissions: signature, claims, revocation, the store's permissions. `now_ms` is Unix
     /// ms. A refusal of kind [`RefusalKind::Unavailable`] means that the store could not be asked.
     pub async fn verify(&self, token: &str, now_ms: u64) -> Result<Principal, Refusal> {
-        let mut principal = token::verify(&self.inner.options.load(), token, now_ms)?;
+        let mut principal = match token::verify(&self.inner.options.load(), token, now_ms) {
+            Err(refusal) if refusal.kind == RefusalKind::Invalid && Box::pin(self.found_key(token, now_ms)).await => {
+                token::verify(&self.inner.options.load(), token, now_ms)?
+            }
+            verified => verified?,
+        };
         if let Some(jti) = &principal.jti
             && self.seen().contains(jti)
         {
@@ -229,6 +244,12 @@ impl Auth {
         };
         principal.grant(own);
         Ok(principal)
+    }
+
+    /// A token that names a key unknown here may be of a new one of its issuer's. `true`: keys were asked for.
+    async fn found_key(&self, token: &str, now_ms: u64) -> bool {
+        let options = self.options();
+        !options.remotes.is_empty() && token::names_unknown_key(&options, token) && self.look_again(now_ms).await
     }
 
     /// A revocation has been seen in the store: it holds until the token's `exp`, whatever becomes of its key (contract §6.7).

@@ -153,7 +153,16 @@ async fn inspect(config: &Config, args: &Inspect) -> Result<(), Failure> {
         told["expires_at"] = humantime::format_rfc3339_millis(at).to_string().into();
     }
     let mut refused = None;
-    let options = config.auth();
+    let mut options = config.auth();
+    if let Some(options) = options.as_mut().filter(|options| auth::token::signed_by(options, &token).is_err()) {
+        // Perhaps by a key that must be fetched.
+        for remote in std::mem::take(&mut options.remotes) {
+            match remote.fetch().await {
+                Ok(set) => options.keys.extend(set.keys),
+                Err(text) => told["unknown_keys"][remote.from.as_str()] = format!("the set of keys {text}").into(),
+            }
+        }
+    }
     if let Some(key) = options.as_ref().and_then(|options| auth::token::signed_by(options, &token).ok()) {
         told["key"] = key.into();
     }

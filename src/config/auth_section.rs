@@ -6,7 +6,7 @@ use super::{
     ask::{Ask, quoted},
     rooms::{DAY, MINUTE, is_name, optional},
 };
-use crate::auth::{self, Algorithm, Jwks, Key, Secret};
+use crate::auth::{self, Algorithm, Endpoint, Jwks, Key, Remote, Secret};
 
 const ROLES_MAX: usize = 256;
 const PREVIOUS_MAX: usize = 8;
@@ -20,9 +20,12 @@ pub(super) fn options(ask: &Ask<'_>) -> (auth::Options, Option<Secret>) {
         ask.fault("secret", text);
     }
     let some_text = |text: &str| (text.len() <= 512 && !text.chars().any(char::is_control)).then(|| text.to_owned());
+    let (keys, remotes) = keys(&ask.section("keys"));
     let mut auth = auth::Options {
         previous_secrets: previous_secrets(ask),
-        keys: keys(&ask.section("keys")),
+        keys,
+        remotes,
+        jwks_refresh: ask.duration("jwks_refresh", MINUTE, DAY),
         issuer: optional(ask, "issuer", "a text of at most 512 bytes", some_text),
         audience: optional(ask, "audience", "a text of at most 512 bytes", some_text),
         leeway: ask.duration("leeway", Duration::ZERO, auth::LEEWAY_MAX),
@@ -69,8 +72,8 @@ fn previous_secrets(ask: &Ask<'_>) -> Vec<Secret> {
 }
 
 /// `[auth.keys.NAME]`: one public key, or a set.
-fn keys(tables: &Ask<'_>) -> Vec<Key> {
-    let mut keys: Vec<Key> = Vec::new();
+fn keys(tables: &Ask<'_>) -> (Vec<Key>, Vec<Remote>) {
+    let (mut keys, mut remotes) = (Vec::new(), Vec::new());
     for name in tables.names() {
         let ask = tables.section(&name);
         let from = tables.key(&name);
@@ -80,15 +83,23 @@ fn keys(tables: &Ask<'_>) -> Vec<Key> {
         let algorithms = algorithms(&ask);
         let kid = |text: &str| (text.len() <= 256).then(|| text.to_owned());
         let kid = if ask.has("kid") { optional(&ask, "kid", "a text of at most 256 bytes", kid) } else { None };
-        let places: Vec<&str> = ["pem", "pem_file", "jwks_file"].into_iter().filter(|place| ask.has(place)).collect();
+        let places: Vec<&str> = ["pem", "pem_file", "jwks_file", "jwks_url"].into_iter().filter(|place| ask.has(place)).collect();
         let [place] = places[..] else {
             places.iter().for_each(|place| ask.passed(place));
-            tables.fault(&name, "expected one of pem, pem_file and jwks_file");
+            tables.fault(&name, "expected one of pem, pem_file, jwks_file and jwks_url");
             ask.done();
             continue;
         };
-        if place == "jwks_file" && kid.is_some() {
+        if place.starts_with("jwks") && kid.is_some() {
             ask.fault("kid", "the keys of a set say their own `kid`");
+        }
+        if place == "jwks_url" {
+            let expected = "an https URL without a user in it, or an http one of this machine";
+            if let Some(endpoint) = ask.parsed(place, expected, Endpoint::parse) {
+                remotes.push(Remote { from, endpoint, algorithms });
+            }
+            ask.done();
+            continue;
         }
         let text = if place == "pem" {
             ask.secret("pem").map(|pem| String::from_utf8_lossy(&pem).into_owned())
@@ -109,7 +120,7 @@ fn keys(tables: &Ask<'_>) -> Vec<Key> {
     if tables.names().len() > KEY_TABLES_MAX {
         tables.fault_at(tables.origin(""), "auth.keys", format!("expected at most {KEY_TABLES_MAX} of them"));
     }
-    keys
+    (keys, remotes)
 }
 
 /// A file is the operator's own, so that every key in it is looked at strictly.

@@ -251,7 +251,8 @@ impl Config {
 }
 
 /// What of `[auth]` is applied without a restart: what tokens are judged by.
-const LIVE_AUTH: [&str; 8] = ["secret", "previous_secrets", "keys", "issuer", "audience", "leeway", "max_age", "roles"];
+const LIVE_AUTH: [&str; 9] =
+    ["secret", "previous_secrets", "keys", "jwks_refresh", "issuer", "audience", "leeway", "max_age", "roles"];
 
 /// Whether a change of this key is applied without a restart. A list of `[metrics]` only where the metric is in both: a new one
 /// is a new window, which must be filled from the start.

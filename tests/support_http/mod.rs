@@ -178,7 +178,9 @@ pub async fn start(options: ServerOptions) -> Server {
         addresses.push(listener.local_addr().unwrap());
         tracker.spawn(http::serve(listener, router, edge, metrics.clone(), stop.clone(), tracker.clone()));
     }
-    Server { public: addresses[0], ops: addresses[1], store, hub, metrics, auth, ctx, stop, tracker, _dir: dir }
+    let server = Server { public: addresses[0], ops: addresses[1], store, hub, metrics, auth, ctx, stop, tracker, _dir: dir };
+    server.until("the hub to follow", |server| server.hub.store_up()).await;
+    server
 }
 
 pub struct Response {
