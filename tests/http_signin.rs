@@ -10,7 +10,10 @@ use auditcast::{
         Secret,
         people::{self, password::Hash, person::Person, totp},
     },
-    store::record::{Change, Changed, Table},
+    store::{
+        self,
+        record::{Change, Changed, Table},
+    },
 };
 use serde_json::{Value, json};
 use support_http::{Response, Server, ServerOptions, now_ms, start};
@@ -288,6 +291,35 @@ async fn a_name_that_fails_is_locked_out_whether_it_exists_or_not() {
         assert!((59..=60).contains(&wait), "{wait}");
         response.problem(429, "rate_limited");
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_with_the_token_is_activity_and_a_page_s_is_not() {
+    let server = with_ana().await;
+    // Begun a while ago, as the record has it.
+    let age = async |ms: u64| {
+        let body = server.store.record(Table::People, "ana").await.unwrap().unwrap();
+        let mut record: Value = serde_json::from_str(&body.0).unwrap();
+        for session in record["sessions"].as_array_mut().unwrap() {
+            session["active_ms"] = json!(now_ms() - ms);
+        }
+        let after = Some(store::record::Body(record.to_string()));
+        let change = Change { table: Table::People, name: "ana".into(), before: Some(body), after, ttl_ms: None };
+        assert_eq!(server.store.record_change(&change).await.unwrap(), Changed::Done);
+    };
+    let active = async || {
+        let body = server.store.record(Table::People, "ana").await.unwrap().unwrap();
+        let record: Value = serde_json::from_str(&body.0).unwrap();
+        now_ms() - record["sessions"][0]["active_ms"].as_u64().unwrap()
+    };
+    let (access, _) = tokens(login(&server, "ana", PASSWORD).await);
+    age(1_000_000).await;
+    let cookie = format!("__Host-auditcast={access}");
+    assert_eq!(server.send("GET", "/api/v1/alerts", &[("cookie", &cookie)], "").await.status, 200);
+    assert!(active().await >= 1_000_000);
+    assert!(sees(&server, &access).await);
+    assert!(active().await < 20_000);
     server.stop().await;
 }
 

@@ -17,6 +17,7 @@ use super::{
 use crate::{auth, config::Config, server, source::Kind, store::Target};
 
 mod daemon;
+mod people;
 mod store;
 
 #[derive(Clone, Debug, Default, Args)]

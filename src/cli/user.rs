@@ -22,7 +22,7 @@ use crate::{
     metrics::unix_ms,
     store::{
         StoreError,
-        record::{Change, Changed, Table},
+        record::{Body, Change, Changed, Table},
     },
     wire,
 };
@@ -208,10 +208,15 @@ impl<'a> Desk<'a> {
     }
 
     async fn person(&self, name: &str) -> Result<Person, Failure> {
+        Ok(self.found(name).await?.0)
+    }
+
+    /// A person, and the text in the store that says so.
+    async fn found(&self, name: &str) -> Result<(Person, Body), Failure> {
+        let failed = |error: StoreError| reach::failed("look the user up", &error);
         let unknown = || Failure::run(format!("there is no user {name}; `auditcast user list` shows who is there"));
-        let found =
-            self.store.record(Table::People, name).await.and_then(|body| body.map(|body| people::read(name, &body)).transpose());
-        found.map_err(|error| reach::failed("look the user up", &error))?.ok_or_else(unknown)
+        let body = self.store.record(Table::People, name).await.map_err(failed)?.ok_or_else(unknown)?;
+        Ok((people::read(name, &body).map_err(failed)?, body))
     }
 
     /// Changes somebody's record, again on what stands there where a daemon was faster.
@@ -221,9 +226,8 @@ impl<'a> Desk<'a> {
         mut change: impl FnMut(&mut Person) -> Result<T, Failure>,
     ) -> Result<(Person, T), Failure> {
         for _ in 0..TRIES {
-            let mut person = self.person(name).await?;
+            let (mut person, before) = self.found(name).await?;
             let failed = |error: StoreError| reach::failed("change the user", &error);
-            let before = people::write(&person).map_err(failed)?;
             let done = change(&mut person)?;
             let after = people::write(&person).map_err(failed)?;
             let change =
@@ -460,7 +464,7 @@ async fn list(config: &Config, args: &List) -> Result<(), Failure> {
                 (false, Some((None, _))) => "locked out (some addresses)",
                 (false, None) => "active",
             };
-            let sessions = person.sessions(desk.now_ms, &desk.options.times());
+            let times = desk.options.times();
             if args.json {
                 let told = json!({
                     "username": person.username,
@@ -471,13 +475,19 @@ async fn list(config: &Config, args: &List) -> Result<(), Failure> {
                     "locked": locked.is_some(),
                     "totp": person.totp.is_some(),
                     "legacy_password": person.password.is_legacy(),
-                    "sessions": sessions,
+                    "sessions": person.sessions(desk.now_ms, &times).map(|session| json!({
+                        "session_id": session.id(),
+                        "address": session.address(),
+                        "since": wire::rfc3339(session.begun_ms()),
+                        "active_at": wire::rfc3339(session.active_ms()),
+                    })).collect::<Vec<_>>(),
                     "created_at": wire::rfc3339(person.created_at_ms),
                     "last_sign_in": time(person.last_sign_in_ms),
                 });
                 terminal::line(&terminal::plain_json(&told.to_string()));
                 continue;
             }
+            let sessions = person.sessions(desk.now_ms, &times).count();
             let role = person.role.unwrap_or_else(|| person.permissions.join(","));
             rows.push([
                 person.username,

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import json
 import os
 import struct
 import subprocess
@@ -74,6 +75,10 @@ def test_a_user_s_life(house):
     assert call(daemon, "refresh", {"refresh_token": tokens["refresh_token"]}).status_code == 401
     until("her token is refused", lambda: daemon.api("/alerts", token=tokens["access_token"]).status_code == 401, 3)
     assert login(daemon, "ana").status_code == 401 and login(daemon, "ana", "Another-1-password").status_code == 200
+    session = json.loads(user(daemon, "list", "--json").stdout)["sessions"][0]
+    assert session["address"] == "127.0.0.1" and set(session) == {"session_id", "address", "since", "active_at"}
+    doctor = run("doctor", "--pre", "--config", daemon.config_path, cwd=daemon.directory)
+    assert "1 of 1 sign in without a second factor: ana" in doctor.stdout
     listed = user(daemon, "list").stdout
     assert "ana" in listed and "active" in listed and "$2b$" not in listed
     user(daemon, "delete", "ana")

@@ -106,6 +106,20 @@ pub struct Signed {
     pub permissions: Vec<String>,
 }
 
+/// A person, and the text in the store that says so: another version may have written it otherwise than this one would.
+struct Found {
+    person: Person,
+    body: Body,
+}
+
+impl std::ops::Deref for Found {
+    type Target = Person;
+
+    fn deref(&self) -> &Person {
+        &self.person
+    }
+}
+
 /// Why it was not.
 #[derive(Debug)]
 pub enum Refused {
@@ -307,7 +321,7 @@ impl People {
         self.end(person, session, peer, now_ms).await
     }
 
-    async fn end(&self, person: Person, session: &str, peer: IpAddr, now_ms: u64) -> Result<bool, StoreError> {
+    async fn end(&self, person: Found, session: &str, peer: IpAddr, now_ms: u64) -> Result<bool, StoreError> {
         let changed = self.change(person, |person| Ok::<_, StoreError>(person.end(Some(session)))).await;
         let (person, ended) = changed?;
         if ended {
@@ -349,7 +363,7 @@ impl People {
     }
 
     /// Blacklists the access tokens of ended sessions, then forgets these. What breaks in between is done by whoever comes next.
-    async fn bury(&self, person: Person, now_ms: u64) -> Result<(), StoreError> {
+    async fn bury(&self, person: Found, now_ms: u64) -> Result<(), StoreError> {
         self.void(&person.void_tokens(now_ms), now_ms).await?;
         self.change(person, |person| {
             person.forget_void();
@@ -393,30 +407,36 @@ impl People {
         })
     }
 
-    async fn person(&self, name: &str) -> Result<Option<Person>, StoreError> {
-        self.inner.store.record(Table::People, name).await?.map(|body| read(name, &body)).transpose()
+    async fn person(&self, name: &str) -> Result<Option<Found>, StoreError> {
+        let Some(body) = self.inner.store.record(Table::People, name).await? else { return Ok(None) };
+        Ok(Some(Found { person: read(name, &body)?, body }))
     }
 
     /// Changes somebody's record, again on what stands there where somebody else was faster.
     async fn change<T, E: From<StoreError>>(
         &self,
-        mut person: Person,
+        mut found: Found,
         mut change: impl FnMut(&mut Person) -> Result<T, E>,
-    ) -> Result<(Person, T), E> {
-        let name = person.username.clone();
+    ) -> Result<(Found, T), E> {
+        let name = found.username.clone();
         for _ in 0..TRIES {
-            let before = write(&person)?;
+            let mut person = found.person.clone();
             let done = change(&mut person)?;
+            if person == found.person {
+                return Ok((found, done));
+            }
             let after = write(&person)?;
-            if before == after {
-                return Ok((person, done));
-            }
-            let change =
-                Change { table: Table::People, name: name.clone(), before: Some(before), after: Some(after), ttl_ms: None };
+            let change = Change {
+                table: Table::People,
+                name: name.clone(),
+                before: Some(found.body),
+                after: Some(after.clone()),
+                ttl_ms: None,
+            };
             if self.inner.store.record_change(&change).await? == Changed::Done {
-                return Ok((person, done));
+                return Ok((Found { person, body: after }, done));
             }
-            person = self.person(&name).await?.ok_or_else(|| StoreError::Unavailable(format!("{name} was deleted meanwhile")))?;
+            found = self.person(&name).await?.ok_or_else(|| StoreError::Unavailable(format!("{name} was deleted meanwhile")))?;
         }
         Err(contended().into())
     }

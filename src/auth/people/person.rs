@@ -184,6 +184,20 @@ impl Session {
         &self.id
     }
 
+    /// The network that it was begun from.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub fn begun_ms(&self) -> u64 {
+        self.begun_ms
+    }
+
+    /// When somebody was there last, as far as the store has heard.
+    pub fn active_ms(&self) -> u64 {
+        self.active_ms
+    }
+
     fn jti(&self, number: u64) -> String {
         format!("{}-{number}", self.id)
     }
@@ -259,8 +273,8 @@ impl Person {
     }
 
     /// Sessions that go on.
-    pub fn sessions(&self, now_ms: u64, times: &Times) -> usize {
-        self.sessions.iter().filter(|session| !session.is_over(now_ms, times)).count()
+    pub fn sessions<'a>(&'a self, now_ms: u64, times: &'a Times) -> impl Iterator<Item = &'a Session> {
+        self.sessions.iter().filter(move |session| !session.is_over(now_ms, times))
     }
 
     /// Begins a session. Where there are [`SESSIONS_MAX`], the one used longest ago ends, and its access tokens with it: they are
@@ -468,7 +482,7 @@ mod tests {
         let grant = ana.refresh(&grant.refresh, own(3), false, 79 * minute, &TIMES).unwrap();
         assert_eq!(grant.access_ms, minute);
         assert_eq!(ana.refresh(&grant.refresh, own(4), true, 80 * minute, &TIMES), Err(Stale::TimedOut));
-        assert_eq!(ana.sessions(80 * minute, &TIMES), 0);
+        assert_eq!(ana.sessions(80 * minute, &TIMES).count(), 0);
     }
 
     #[test]
