@@ -7,7 +7,7 @@ mod support_http;
 
 use std::time::{Duration, Instant};
 
-use auditcast::auth::Claims;
+use auditcast::{auth::Claims, store::Grant};
 use futures::{SinkExt, StreamExt};
 use redis_server::RedisServer;
 use serde_json::{Value, json};
@@ -47,7 +47,14 @@ macro_rules! both {
     };
 }
 
-both!(a_revoked_token_ends_its_connections_and_no_other, a_connection_goes_by_its_newest_token, a_token_ends_to_the_second,);
+both!(
+    a_revoked_token_ends_its_connections_and_no_other,
+    a_connection_goes_by_its_newest_token,
+    a_token_ends_to_the_second,
+    all_tokens_of_a_user_from_before_are_revoked,
+    permissions_take_effect_on_who_is_in,
+    permissions_of_the_token_stay,
+);
 
 async fn ready(server: &Server) {
     server.until("the store is up", |server| server.hub.store_up()).await;
@@ -205,6 +212,121 @@ async fn a_token_ends_to_the_second(server: &Server) {
     renewed.alive().await;
 }
 
+/// A token as somebody else makes it, with these claims beside `exp`.
+fn signed(claims: Value) -> String {
+    let mut body = claims;
+    body["exp"] = json!(now_ms() / 1000 + 3600);
+    let key = jsonwebtoken::EncodingKey::from_secret(b"a secret of more than thirty-two bytes, for tests");
+    jsonwebtoken::encode(&jsonwebtoken::Header::default(), &body, &key).unwrap()
+}
+
+async fn all_tokens_of_a_user_from_before_are_revoked(server: &Server) {
+    let now_s = now_ms() / 1000;
+    let old = signed(json!({"user_id": "7", "jti": "old", "role": "admin", "iat": now_s - 100}));
+    let without = signed(json!({"user_id": "7", "role": "admin"}));
+    let later = signed(json!({"user_id": "7", "jti": "later", "role": "admin", "iat": now_s + 30}));
+    let theirs = signed(json!({"user_id": "8", "role": "admin"}));
+    let mut bad = [Ws::open(server, &old).await, Ws::open(server, &without).await];
+    let events = sse(server, &old);
+    let mut good = [Ws::open(server, &later).await, Ws::open(server, &theirs).await];
+    server.until("the stream is in", |server| server.metrics.connections.sse.get() == 1).await;
+
+    let path = "/api/v1/connections/disconnect";
+    for body in [
+        r#"{"user_id":"7","issued_before":"2999-01-01T00:00:00Z"}"#,
+        r#"{"user_id":"7","issued_before":"yesterday"}"#,
+        r#"{"token_id":"7","issued_before":"now"}"#,
+        r#"{"user_id":"","issued_before":"now"}"#,
+    ] {
+        server.post(path, &theirs, body).await.problem(400, "bad_request");
+    }
+    let answer = server.post(path, &theirs, r#"{"user_id":"7","issued_before":"now"}"#).await.json(200);
+    assert_eq!(answer["disconnected"], 3, "{answer}");
+    let in_force = answer["issued_before"].as_str().unwrap().to_owned();
+    for ws in &mut bad {
+        let (code, reason) = ws.closed().await;
+        assert!(code == 3503 && reason.contains("blacklisted"), "{code} {reason}");
+    }
+    assert!(events.await.unwrap().contains(r#""code":3503"#));
+    for ws in &mut good {
+        ws.alive().await;
+    }
+    for token in [&old, &without] {
+        let (status, body) = refused(server, token).await;
+        assert!(status == 401 && body.contains("blacklisted"), "{status} {body}");
+        server.get("/api/v1/alerts", token).await.problem(401, "blacklisted");
+    }
+    // An earlier time takes nothing back, and an old token is no renewal.
+    let answer = server.post(path, &theirs, r#"{"user_id":"7","issued_before":"2001-01-01T00:00:00Z"}"#).await.json(200);
+    assert_eq!((&answer["disconnected"], answer["issued_before"].as_str()), (&json!(0), Some(in_force.as_str())));
+    good[0].say(json!({"type": "refresh", "token": old})).await;
+    let error = good[0].next().await;
+    assert!(error["type"] == "error" && error["message"].as_str().unwrap().contains("blacklisted"), "{error}");
+    let mut another = Ws::open(server, &later).await;
+    another.alive().await;
+
+    // By another node, or a command: the store tells of it.
+    server.store.cut_off("8", now_ms()).await.unwrap();
+    assert_eq!(good[1].closed().await.0, 3503);
+}
+
+async fn permissions_take_effect_on_who_is_in(server: &Server) {
+    let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let store = &server.store;
+    let observer = signed(json!({"user_id": "7", "role": "observer"}));
+    assert_eq!(refused(server, &observer).await.0, 403);
+    store.grant("7", None, &names(&["audit.view"]), Grant::Give).await.unwrap();
+    // A cache knows it at once: the store tells.
+    let deadline = Instant::now() + AT_MOST;
+    let mut ws = loop {
+        match Ws::dial(server, &observer).await {
+            Ok(ws) => break ws,
+            Err(_) => assert!(Instant::now() < deadline, "the grant does not count"),
+        }
+    };
+    let path = "/api/v1/connections/disconnect";
+    server.post(path, &observer, r#"{"user_id":"x"}"#).await.problem(403, "forbidden");
+
+    // Who gains hears of it, and may act at once.
+    store.grant("7", Some("auditcast"), &names(&["admin.access"]), Grant::Give).await.unwrap();
+    let told = ws.next().await;
+    assert_eq!(told["type"], "permissions", "{told}");
+    assert_eq!(told["permissions"], json!(["admin.access", "audit.view", "data.view", "session.view"]));
+    server.post(path, &observer, r#"{"user_id":"x"}"#).await.json(200);
+    // A resource of somebody else's grants nothing here.
+    store.grant("7", Some("payroll"), &names(&["audit.write"]), Grant::Give).await.unwrap();
+    let events = sse(server, &observer);
+    server.until("the stream is in", |server| server.metrics.connections.sse.get() == 1).await;
+    store.grant("7", None, &names(&["audit.view"]), Grant::Take).await.unwrap();
+    assert_eq!(ws.next().await["permissions"], json!(["admin.access", "data.view", "session.view"]));
+
+    let mut other = Ws::open(server, &token_for(server, "8", "other", Duration::from_secs(60))).await;
+    let since = Instant::now();
+    store.grant("7", Some("auditcast"), &names(&["admin.access"]), Grant::Take).await.unwrap();
+    assert_eq!(ws.closed().await, (3507, "forbidden".to_owned()));
+    let events = events.await.unwrap();
+    assert!(since.elapsed() < AT_MOST, "{:?}", since.elapsed());
+    assert!(events.contains("event: permissions") && events.contains(r#""code":3507"#), "{events}");
+    assert_eq!(refused(server, &observer).await.0, 403);
+    server.post(path, &observer, r#"{"user_id":"x"}"#).await.problem(403, "forbidden");
+    other.alive().await;
+}
+
+async fn permissions_of_the_token_stay(server: &Server) {
+    let view = vec!["audit.view".to_owned(), "x".to_owned()];
+    server.store.grant("7", None, &view, Grant::Give).await.unwrap();
+    let mut ws = Ws::open(server, &signed(json!({"user_id": "7", "permissions": ["audit.view", "Ver Auditoría"]}))).await;
+    server.store.grant("7", None, &view, Grant::Take).await.unwrap();
+    assert_eq!(ws.next().await["permissions"], json!(["Ver Auditoría", "audit.view"]));
+    ws.alive().await;
+    // A renewal with another role is told too; one that may not see is none.
+    ws.say(json!({"type": "refresh", "token": signed(json!({"user_id": "7", "role": "observer"}))})).await;
+    assert_eq!(ws.next().await["code"], "forbidden");
+    ws.say(json!({"type": "refresh", "token": signed(json!({"user_id": "7", "permissions": ["admin.access"]}))})).await;
+    assert_eq!(ws.next().await["type"], "ok");
+    assert_eq!(ws.next().await["permissions"], json!(["admin.access"]));
+}
+
 /// A user may do what the daemon does with Redis, as the README says, but for what the test takes away.
 async fn with_acl(redis: &RedisServer, without: &str) -> Server {
     let mut client = redis.client();
@@ -228,6 +350,46 @@ async fn where_tracking_is_refused_the_store_is_asked_every_second() {
     assert_eq!(bad.closed().await.0, 3503);
     assert!(since.elapsed() < AT_MOST, "{:?}", since.elapsed());
     good.alive().await;
+    // So are cut-offs and permissions.
+    redis::cmd("SADD").arg("permissions:user:8").arg("audit.view").exec(&mut redis.client()).unwrap();
+    assert_eq!(good.next().await["type"], "permissions");
+    let since = Instant::now();
+    server.store.cut_off("8", now_ms()).await.unwrap();
+    assert_eq!(good.closed().await.0, 3503);
+    assert!(since.elapsed() < AT_MOST, "{:?}", since.elapsed());
+    server.stop().await;
+}
+
+/// Whatever the application does to the keys, in whatever shape they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_the_application_count_at_once() {
+    let redis = RedisServer::start(&[]);
+    let server = start(ServerOptions { redis: Some(redis.url()), ..ServerOptions::default() }).await;
+    ready(&server).await;
+    let mut client = redis.client();
+    let mut send = |words: &[&str]| redis::cmd(words[0]).arg(&words[1..]).exec(&mut client).unwrap();
+    let observer = signed(json!({"user_id": "7", "role": "observer"}));
+    send(&["SET", "permissions:user:7", r#"{"audit.view": true}"#]);
+    let mut ws = Ws::open(&server, &observer).await;
+    send(&["SET", "permissions:user:7", r#"["audit.view", "Historial de Conversaciones"]"#]);
+    assert_eq!(ws.next().await["permissions"], json!(["Historial de Conversaciones", "audit.view", "data.view", "session.view"]));
+    send(&["HSET", "permissions:resource:auditcast:7", "admin.access", "true"]);
+    assert_eq!(ws.next().await["permissions"][1], "admin.access");
+    // Deleted is taken, and so is what becomes unreadable.
+    send(&["DEL", "permissions:resource:auditcast:7"]);
+    assert_eq!(ws.next().await["permissions"][1], "audit.view");
+    send(&["SET", "permissions:user:7", "nonsense"]);
+    assert_eq!(ws.closed().await.0, 3507);
+    send(&["SET", "permissions:user:7", r#"["audit.view"]"#]);
+    let deadline = Instant::now() + AT_MOST;
+    let mut ws = loop {
+        match Ws::dial(&server, &observer).await {
+            Ok(ws) => break ws,
+            Err(_) => assert!(Instant::now() < deadline, "the grant does not count"),
+        }
+    };
+    send(&["FLUSHALL"]);
+    assert_eq!(ws.closed().await.0, 3507);
     server.stop().await;
 }
 

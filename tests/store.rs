@@ -10,7 +10,9 @@ use std::{
 
 use auditcast::{
     event::EntryId,
-    store::{Change, Commit, IntakeItem, LogEntry, NewEntry, Options, Rate, Snapshot, Store, StoreError, StreamFault, Target},
+    store::{
+        Change, Commit, Grant, IntakeItem, LogEntry, NewEntry, Options, Rate, Snapshot, Store, StoreError, StreamFault, Target,
+    },
 };
 use redis::{Connection, Value, cmd};
 use suite::{
@@ -340,7 +342,7 @@ async fn urls_that_cannot_be_used_are_refused_without_quoting_them() {
 const COMMANDS: &str = "+select +info +time +eval +evalsha +xread +xrange +xrevrange +xadd +xtrim +xlen +xinfo \
     +hget +hset +hsetnx +hmget +hgetall +hexists +hdel +hlen +hincrby +zadd +zrem +zcard +zscore +zrange +zrangebyscore \
     +zrevrangebyscore +zremrangebyrank +zremrangebyscore +zpopmin +set +get +mget +del +unlink +exists +type +smembers +scan +incrby +pttl +pexpire \
-    +subscribe +psubscribe +client|tracking";
+    +subscribe +psubscribe +zmscore +sadd +srem +client|tracking";
 
 #[tokio::test]
 async fn a_small_acl_is_enough() {
@@ -388,6 +390,19 @@ async fn a_small_acl_is_enough() {
     let mut watch = suite::begun(&store).await;
     store.blacklist("told", PATIENCE).await.unwrap();
     suite::told(&mut watch, &[Change::Token("told".into())]).await;
+    store.cut_off("7", 1000).await.unwrap();
+    assert_eq!(store.cut_offs(&["7".to_owned()]).await.unwrap(), [("7".to_owned(), 1000)]);
+    suite::told(&mut watch, &[Change::CutOffs]).await;
+    send(&mut client, "SELECT 1");
+    send(&mut client, "HSET permissions:user:hash a 1");
+    send(&mut client, r#"SET permissions:user:text ["a"]"#);
+    for user in ["set", "hash", "text"] {
+        let names = ["a".to_owned(), "b c".to_owned()];
+        store.grant(user, None, &names, Grant::Give).await.unwrap();
+        assert_eq!(store.permissions_among(&[user.to_owned()]).await.unwrap(), [names.to_vec()], "{user}");
+        store.grant(user, None, &names, Grant::Take).await.unwrap();
+        assert!(store.permissions(user).await.unwrap().is_empty(), "{user}");
+    }
     store.scan_keys("audit:event:*", 0).await.unwrap();
     store.key_values(&["audit:event:1:1".to_owned()]).await.unwrap();
     let mut few = at(&format!("redis://app:secret@127.0.0.1:{}/1", server.port()));
@@ -686,6 +701,48 @@ async fn a_damaged_snapshot_is_skipped() {
 }
 
 // ---- keys of the application
+
+#[tokio::test]
+async fn a_key_keeps_its_type_and_its_time_to_live() {
+    let server = RedisServer::start(&[]);
+    let mut client = server.client();
+    let store = opened(&server.url()).await;
+    send(&mut client, "SADD permissions:user:set a");
+    send(&mut client, "HSET permissions:user:hash a true b 0");
+    send(&mut client, r#"SET permissions:user:array ["a"]"#);
+    send(&mut client, r#"SET permissions:user:object {"a":"yes","b":false}"#);
+    send(&mut client, r#"SET permissions:user:wrapped {"permissions":["a"],"v":1}"#);
+    for user in ["set", "hash", "array", "object", "wrapped"] {
+        send(&mut client, &format!("EXPIRE permissions:user:{user} 1000"));
+        let (a, b, n) = ("a".to_owned(), "b".to_owned(), "n".to_owned());
+        assert_eq!(store.grant(user, None, &[a.clone(), b, n], Grant::Give).await.unwrap(), ["b", "n"], "{user}");
+        assert_eq!(store.grant(user, None, std::slice::from_ref(&a), Grant::Take).await.unwrap(), ["a"], "{user}");
+        assert_eq!(store.permissions(user).await.unwrap(), ["b", "n"], "{user}");
+        let left: i64 = cmd("TTL").arg(format!("permissions:user:{user}")).query(&mut client).unwrap();
+        assert!((900..=1000).contains(&left), "{user}: {left}");
+    }
+    let mut read = |command: &str| -> String { cmd(command).arg("permissions:user:object").query(&mut client).unwrap() };
+    assert_eq!(read("GET"), r#"{"b":"yes","n":"yes"}"#);
+    let hash: std::collections::BTreeMap<String, String> =
+        cmd("HGETALL").arg("permissions:user:hash").query(&mut client).unwrap();
+    assert_eq!(hash, [("b".to_owned(), "true".to_owned()), ("n".to_owned(), "true".to_owned())].into());
+    assert_eq!(send(&mut client, "GET permissions:user:array"), Value::BulkString(br#"["b","n"]"#.to_vec()));
+    assert_eq!(
+        send(&mut client, "GET permissions:user:wrapped"),
+        Value::BulkString(br#"{"permissions":["b","n"],"v":1}"#.to_vec())
+    );
+
+    // What is none of these is left as it is; and one broken key takes nothing from the other.
+    send(&mut client, "SET permissions:user:odd nonsense");
+    send(&mut client, "LPUSH permissions:user:list a");
+    for user in ["odd", "list"] {
+        let refused = store.grant(user, None, &["a".to_owned()], Grant::Give).await;
+        assert!(matches!(&refused, Err(StoreError::Broken(text)) if text.contains("permissions:user:")), "{refused:?}");
+        store.grant(user, Some("auditcast"), &["a".to_owned()], Grant::Give).await.unwrap();
+        assert_eq!(store.permissions(user).await.unwrap(), ["a"]);
+    }
+    assert_eq!(send(&mut client, "GET permissions:user:odd"), Value::BulkString(b"nonsense".to_vec()));
+}
 
 #[tokio::test]
 async fn permissions_are_read_in_three_shapes() {

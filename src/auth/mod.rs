@@ -14,9 +14,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use crate::store::{Store, StoreError};
+use crate::store::{Standing, Store, StoreError};
 
 mod fetch;
+mod grants;
 pub mod issue;
 pub mod journal;
 mod jws;
@@ -32,9 +33,10 @@ pub use fetch::Endpoint;
 pub use issue::{Claims, IssueError};
 pub use journal::Journal;
 pub use key::{Algorithm, Jwks, Key, KeyFault};
-pub use principal::{ADMIN_ACCESS, AUDIT_VIEW, AUDIT_WRITE, Principal};
+pub use principal::{ADMIN_ACCESS, AUDIT_VIEW, AUDIT_WRITE, Principal, may_see};
 pub use refusal::{Refusal, RefusalKind};
 pub use remote::Remote;
+pub use revoked::is_cut_off;
 
 /// Key material that is never shown: not by `Debug`, not in a log.
 #[derive(Clone, PartialEq, Eq)]
@@ -163,13 +165,17 @@ struct Inner {
     store: Store,
     /// A revocation once seen holds until the token's `exp`, whatever becomes of its key (contract §6.7).
     revoked: Mutex<revoked::Revoked>,
+    grants: Mutex<grants::Grants>,
 }
 
 impl Auth {
     pub fn new(options: Options, store: Store) -> Auth {
         let remotes = remote::Remotes::new(options.clone());
         let options = ArcSwap::from_pointee(options);
-        Auth { inner: Arc::new(Inner { options, remotes, store, revoked: Mutex::default() }), journal: Journal::default() }
+        Auth {
+            inner: Arc::new(Inner { options, remotes, store, revoked: Mutex::default(), grants: Mutex::default() }),
+            journal: Journal::default(),
+        }
     }
 
     /// The same, and what happens here is noted in `journal`.
@@ -219,22 +225,25 @@ impl Auth {
             }
             verified => verified?,
         };
-        if let Some(jti) = &principal.jti
-            && self.seen().contains(jti)
-        {
-            return Err(Refusal::blacklisted());
-        }
+        self.revoked_before(&principal)?;
+        let (known, changes) = {
+            let grants = self.grants();
+            (grants.get(&principal.user_id, now_ms), grants.changes())
+        };
         // Boxed: who is verified already holds no room for the question.
-        let asked = Box::pin(self.inner.store.standing(&principal.user_id, principal.jti.as_deref()));
+        let asked = Box::pin(self.ask(&principal.user_id, principal.jti.as_deref(), known));
         let standing = match tokio::time::timeout(STORE_TIMEOUT, asked).await {
             Ok(answer) => answer.map_err(unavailable)?,
             Err(_) => return Err(unavailable("it did not answer in time")),
         };
         if let (Some(jti), true) = (&principal.jti, standing.blacklisted) {
             self.revoked(jti, principal.expires_at_ms, now_ms);
-            return Err(Refusal::blacklisted());
         }
-        let own = match standing.permissions {
+        if let Some(before_ms) = standing.cut_off_ms {
+            self.cut_off(&principal.user_id, before_ms);
+        }
+        self.revoked_before(&principal)?;
+        let granted = match standing.permissions {
             // A key of another shape grants nothing, and takes nothing from what the token says.
             Err(StoreError::Broken(why)) => {
                 tracing::debug!("{why}");
@@ -242,7 +251,8 @@ impl Auth {
             }
             answer => answer.map_err(unavailable)?,
         };
-        principal.grant(own);
+        self.grants().put(&principal.user_id, &granted, now_ms, changes);
+        principal.is_granted(granted);
         Ok(principal)
     }
 
@@ -250,6 +260,39 @@ impl Auth {
     async fn found_key(&self, token: &str, now_ms: u64) -> bool {
         let options = self.options();
         !options.remotes.is_empty() && token::names_unknown_key(&options, token) && self.look_again(now_ms).await
+    }
+
+    /// What the store knows of a token and its user; the permissions only where they are not known already.
+    async fn ask(&self, user_id: &str, jti: Option<&str>, known: Option<Vec<String>>) -> Result<Standing, StoreError> {
+        let Some(permissions) = known else { return self.inner.store.standing(user_id, jti).await };
+        let (blacklisted, cut_off_ms) = self.inner.store.revocations(user_id, jti).await?;
+        Ok(Standing { blacklisted, cut_off_ms, permissions: Ok(permissions) })
+    }
+
+    /// Refuses what this node has seen to be revoked.
+    fn revoked_before(&self, principal: &Principal) -> Result<(), Refusal> {
+        let seen = self.seen();
+        if principal.jti.as_deref().is_some_and(|jti| seen.contains(jti)) {
+            return Err(Refusal::blacklisted());
+        }
+        match seen.cut_off_of(&principal.user_id) {
+            Some(before_ms) if is_cut_off(principal.issued_at_ms, before_ms) => Err(Refusal::cut_off()),
+            _ => Ok(()),
+        }
+    }
+
+    /// All tokens of this user that were issued before `before_ms` are revoked, the store says; held like [`Auth::revoked`].
+    pub fn cut_off(&self, user_id: &str, before_ms: u64) {
+        self.seen().cut_off(user_id, before_ms);
+    }
+
+    /// What the store grants this user may have changed, or what it grants anybody: it is asked anew.
+    pub fn forget_grants(&self, user_id: Option<&str>) {
+        self.grants().forget(user_id);
+    }
+
+    fn grants(&self) -> MutexGuard<'_, grants::Grants> {
+        self.inner.grants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A revocation has been seen in the store: it holds until the token's `exp`, whatever becomes of its key (contract §6.7).

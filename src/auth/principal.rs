@@ -11,6 +11,11 @@ pub const ADMIN_ACCESS: &str = "admin.access";
 /// Writes audit events.
 pub const AUDIT_WRITE: &str = "audit.write";
 
+/// Whether one of these is a permission to see.
+pub fn may_see(permissions: &[String]) -> bool {
+    permissions.iter().any(|name| name == ADMIN_ACCESS || name == AUDIT_VIEW)
+}
+
 /// A verified token's bearer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
@@ -21,6 +26,9 @@ pub struct Principal {
     pub roles: Vec<String>,
     /// The union of the token's, its roles' and the store's; sorted, each once.
     pub permissions: Vec<String>,
+    /// The part of them that the token and its roles bring, and the part that the store grants.
+    pub claimed: Vec<String>,
+    pub granted: Vec<String>,
     /// `exp`, Unix ms: a live connection ends here.
     pub expires_at_ms: u64,
     /// `iat`, Unix ms.
@@ -38,7 +46,7 @@ impl Principal {
 
     /// The feed, the API, the page.
     pub fn may_see(&self) -> bool {
-        self.has(ADMIN_ACCESS) || self.has(AUDIT_VIEW)
+        may_see(&self.permissions)
     }
 
     /// Ending connections, later acknowledging and silencing.
@@ -49,6 +57,12 @@ impl Principal {
     /// `POST /api/v1/events`.
     pub fn may_write(&self) -> bool {
         self.has(AUDIT_WRITE)
+    }
+
+    /// What the store grants, beside the token.
+    pub(crate) fn is_granted(&mut self, granted: Vec<String>) {
+        self.grant(granted.clone());
+        self.granted = granted;
     }
 
     pub(crate) fn grant(&mut self, permissions: Vec<String>) {

@@ -11,7 +11,7 @@ pub enum RefusalKind {
     Invalid,
     /// Was good: get a new one and come back.
     Expired,
-    /// Revoked by `jwt:blacklist:{jti}`.
+    /// Revoked: by `jwt:blacklist:{jti}`, or with all earlier tokens of the user.
     Blacklisted,
     /// A good token without the permission.
     Forbidden,
@@ -94,6 +94,12 @@ impl Refusal {
     /// A's JavaScript client looks for the word.
     pub(crate) fn blacklisted() -> Refusal {
         Refusal::new(RefusalKind::Blacklisted, "the token is blacklisted")
+    }
+
+    /// The same by what holds for all tokens of a user.
+    pub(crate) fn cut_off() -> Refusal {
+        let text = "the token is blacklisted: this user's tokens that were issued before a given time are revoked";
+        Refusal::new(RefusalKind::Blacklisted, text)
     }
 
     pub fn close_code(&self) -> u16 {

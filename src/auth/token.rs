@@ -101,6 +101,8 @@ fn principal(options: &Options, claims: &Map<String, Value>, now_ms: u64) -> Res
         user_id,
         username: name(claims, "username")?,
         permissions: Vec::new(),
+        claimed: Vec::new(),
+        granted: Vec::new(),
         expires_at_ms,
         issued_at_ms,
         jti,
@@ -111,6 +113,7 @@ fn principal(options: &Options, claims: &Map<String, Value>, now_ms: u64) -> Res
         principal.roles.iter().filter_map(|role| options.roles.get(&role.trim().to_uppercase())).flatten().cloned().collect();
     principal.grant(by_role);
     principal.grant(texts(claims, "permissions")?);
+    principal.claimed.clone_from(&principal.permissions);
     Ok(principal)
 }
 

@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod emit;
 pub mod health;
 pub mod logging;
+pub mod permission;
 mod reach;
 pub mod replay;
 pub mod rules;
@@ -86,6 +87,8 @@ pub enum Command {
     Token(token::Token),
     /// People who may sign in: add, passwd, disable, unlock, list, a second factor
     User(user::User),
+    /// Grant, revoke and list what people may see
+    Permission(permission::Permission),
     /// Check the store, streams, clock, secrets and listeners, and say what to do
     Doctor(doctor::Doctor),
     /// Ask a running daemon whether it is well: exit 0 or 1
@@ -198,6 +201,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Watch(args) => watch::run(&global, args).await,
         Command::Token(args) => token::run(&global, args).await,
         Command::User(args) => user::run(&global, args).await,
+        Command::Permission(args) => permission::run(&global, args).await,
         Command::Doctor(args) => doctor::run(&global, &args).await,
         Command::Health(args) => health::run(&global, &args).await,
     }

@@ -11,7 +11,7 @@ use crate::{
     event::EntryId,
     metrics::unix_ms,
     store::{
-        Store, StoreError, StreamFault, StreamInfo, Target,
+        Grant, Store, StoreError, StreamFault, StreamInfo, Target, check_name,
         embedded::control::Access,
         record::{Body, Change, Changed, Table},
     },
@@ -93,12 +93,47 @@ impl Reach {
         }
     }
 
-    /// What the store grants a user beside the token; of an embedded one only where its files are ours.
+    pub async fn cut_off(&self, user_id: &str, before_ms: u64) -> Result<u64, StoreError> {
+        check_name("a user id", user_id)?;
+        match self {
+            Reach::Redis(store) => store.cut_off(user_id, before_ms).await,
+            Reach::Embedded(access) => access.cut_off(user_id, before_ms).await,
+        }
+    }
+
+    pub async fn cut_off_of(&self, user_id: &str) -> Result<Option<u64>, StoreError> {
+        match self {
+            Reach::Redis(store) => Ok(store.revocations(user_id, None).await?.1),
+            Reach::Embedded(access) => access.cut_off_of(user_id).await,
+        }
+    }
+
+    /// What the store grants a user beside the token.
     pub async fn permissions(&self, user_id: &str) -> Result<Vec<String>, StoreError> {
         match self {
             Reach::Redis(store) => store.permissions(user_id).await,
-            Reach::Embedded(Access::Direct(store)) => store.permissions(user_id).await,
-            Reach::Embedded(Access::Control(_)) => Ok(Vec::new()),
+            Reach::Embedded(access) => access.permissions(user_id).await,
+        }
+    }
+
+    /// What one key grants: the user's own, or his for a resource.
+    pub async fn permissions_at(&self, user_id: &str, resource: Option<&str>) -> Result<Vec<String>, StoreError> {
+        match self {
+            Reach::Redis(store) => store.permissions_at(user_id, resource).await,
+            Reach::Embedded(access) => access.permissions_at(user_id, resource).await,
+        }
+    }
+
+    pub async fn grant(
+        &self,
+        user_id: &str,
+        resource: Option<&str>,
+        names: &[String],
+        grant: Grant,
+    ) -> Result<Vec<String>, StoreError> {
+        match self {
+            Reach::Redis(store) => store.grant(user_id, resource, names, grant).await,
+            Reach::Embedded(access) => access.grant(user_id, resource, names, grant).await,
         }
     }
 

@@ -14,7 +14,7 @@ use crate::{
     config::Config,
     metrics::unix_ms,
     store::StoreError,
-    wire::Sight,
+    wire::{self, Sight},
 };
 
 /// For whoever is told that there is no key.
@@ -32,7 +32,7 @@ pub enum Action {
     Issue(Issue),
     /// Show what a token says and whether it would be let in
     Inspect(Inspect),
-    /// Revoke a token until it expires
+    /// Revoke a token until it expires, or all that a user has had so far
     Revoke(Revoke),
 }
 
@@ -71,11 +71,17 @@ pub struct Inspect {
 pub struct Revoke {
     /// The token; `-` reads it from standard input [env: AUDITCAST_TOKEN]
     // The variable is asked for by hand: it is there for other commands too, and then no contradiction to --jti.
-    #[arg(value_name = "TOKEN", conflicts_with = "jti")]
+    #[arg(value_name = "TOKEN", conflicts_with_all = ["jti", "user"])]
     pub token: Option<String>,
     /// Revoke by the token's id instead
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", conflicts_with = "user")]
     pub jti: Option<String>,
+    /// Revoke all tokens of this user that were issued before --before, and those that do not say when they were (no iat)
+    #[arg(long, value_name = "ID")]
+    pub user: Option<String>,
+    /// With --user: a time such as 2026-01-31T08:00:00Z [default: now]
+    #[arg(long, value_name = "TIME", value_parser = time_arg, requires = "user")]
+    pub before: Option<u64>,
     /// With --jti: how long to hold it [default: auth.max_age, after which any token is refused]
     #[arg(long = "for", value_name = "DURATION", value_parser = duration_arg, requires = "jti")]
     pub ttl: Option<Duration>,
@@ -172,10 +178,15 @@ async fn inspect(config: &Config, args: &Inspect) -> Result<(), Failure> {
             Err(refusal) => refused = Some(refusal.to_string()),
             Ok(mut principal) => {
                 match ask(config, principal.jti.as_deref(), &principal.user_id).await {
-                    Ok((blacklisted, granted)) => {
+                    Ok((blacklisted, cut_off_ms, granted)) => {
                         principal.grant(granted);
+                        let before = cut_off_ms.filter(|before| auth::is_cut_off(principal.issued_at_ms, *before));
                         if blacklisted {
                             refused = Some("the token is blacklisted".to_owned());
+                        } else if let Some(before_ms) = before {
+                            let before = wire::rfc3339(before_ms);
+                            refused =
+                                Some(format!("the token is blacklisted: the user's tokens issued before {before} are revoked"));
                         } else if principal.jti.is_some() {
                             told["revoked"] = false.into();
                         }
@@ -209,8 +220,8 @@ async fn inspect(config: &Config, args: &Inspect) -> Result<(), Failure> {
     }
 }
 
-/// What the store says: whether the token is revoked, and what its user may do beside it.
-async fn ask(config: &Config, jti: Option<&str>, user_id: &str) -> Result<(bool, Vec<String>), String> {
+/// What the store says: whether the token is revoked, by itself or with all earlier ones, and what its user may do beside it.
+async fn ask(config: &Config, jti: Option<&str>, user_id: &str) -> Result<(bool, Option<u64>, Vec<String>), String> {
     let store = Reach::open(config).await.map_err(|error| error.to_string())?;
     let asked = async {
         let blacklisted = match jti {
@@ -222,19 +233,46 @@ async fn ask(config: &Config, jti: Option<&str>, user_id: &str) -> Result<(bool,
             Err(StoreError::Broken(_)) => Vec::new(),
             answer => answer?,
         };
-        Ok((blacklisted, granted))
+        Ok((blacklisted, store.cut_off_of(user_id).await?, granted))
     };
     let answer = asked.await.map_err(|error: StoreError| error.to_string());
     store.close().await;
     answer
 }
 
+/// Unix ms.
+fn time_arg(text: &str) -> Result<u64, String> {
+    let time: Result<jiff::Timestamp, _> = text.parse();
+    let ms = time.ok().and_then(|time| u64::try_from(time.as_millisecond()).ok());
+    ms.ok_or_else(|| "expected a time such as 2026-01-31T08:00:00Z".to_owned())
+}
+
+/// Revokes what a user has had so far.
+async fn revoke_all(config: &Config, user: &str, before: Option<u64>) -> Result<(), Failure> {
+    let now_ms = unix_ms();
+    let before_ms = before.unwrap_or(now_ms);
+    if before_ms > now_ms {
+        return Err(Failure::usage("--before is in the future: tokens that are yet to be issued cannot be revoked"));
+    }
+    let store = Reach::need(config, "revoke the tokens").await?;
+    let done = store.cut_off(user, before_ms).await;
+    store.close().await;
+    let in_force = done.map_err(|error| reach::failed("revoke the tokens", &error))?;
+    terminal::line(&format!("revoked the tokens of {} issued before {}", terminal::plain(user), wire::rfc3339(in_force)));
+    Ok(())
+}
+
 async fn revoke(config: &Config, args: Revoke) -> Result<(), Failure> {
+    if let Some(user) = &args.user {
+        return revoke_all(config, user, args.before).await;
+    }
     let from_environment = || std::env::var("AUDITCAST_TOKEN").ok().filter(|token| !token.is_empty());
     let (jti, ttl) = match (args.jti, args.token.or_else(from_environment)) {
         (Some(jti), _) => (jti, args.ttl.unwrap_or(config.auth_with(auth::Secret(Vec::new())).max_age)),
         (None, Some(token)) => until_expiry(&given(&token)?)?,
-        (None, None) => return Err(Failure::usage("a token is needed (or AUDITCAST_TOKEN), or --jti with the id of one")),
+        (None, None) => {
+            return Err(Failure::usage("a token is needed (or AUDITCAST_TOKEN), or --jti with the id of one, or --user"));
+        }
     };
     if jti.is_empty() || jti.len() > 256 || jti.chars().any(char::is_control) {
         return Err(Failure::usage("a token id has 1 to 256 bytes and no control characters"));

@@ -135,6 +135,7 @@ fn frames() -> Vec<String> {
         wire::position("1-00000000"),
         wire::gap(wire::Feed::Alerts, Some(1), "trimmed", Some(("1-00000000", "2-00000000"))),
         wire::lagging(),
+        wire::permissions(&["audit.view".to_owned()]),
         wire::pong(Some(&id), "0-00000000"),
         wire::ok(Some(&id), Some(0)),
         wire::error_frame(Some(&id), wire::ErrorCode::BadFilter, "m"),

@@ -1,13 +1,19 @@
 //! Who is connected: reserved before anything is promised, released by a guard's drop.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
-    sync::{Arc, Mutex, OnceLock, atomic::Ordering},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use super::{Hub, network, unpoisoned};
-use crate::{auth::Principal, wire::CloseCode};
+use crate::{
+    auth::{Principal, may_see},
+    wire::CloseCode,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -69,6 +75,8 @@ struct Entry {
     since_ms: u64,
     /// Has been told to go, and why.
     ended: OnceLock<CloseCode>,
+    /// Has other permissions than its client was told.
+    changed: AtomicBool,
 }
 
 impl Entry {
@@ -83,30 +91,75 @@ struct Named {
     /// Shared by all connections of a user.
     user_id: Arc<str>,
     jti: Option<Box<str>>,
-    /// `exp` of its token, Unix ms.
+    /// `exp` and `iat` of its token, Unix ms.
     expires_at_ms: u64,
+    issued_at_ms: Option<u64>,
+    /// What its token and its roles permit; shared by all who may do the same.
+    claimed: Arc<[String]>,
 }
 
 /// Whom a connection speaks for.
 pub struct Bearer<'a> {
     pub user_id: &'a str,
     pub jti: Option<&'a str>,
-    /// `exp` of its token, Unix ms.
+    /// `exp` and `iat` of its token, Unix ms.
     pub expires_at_ms: u64,
+    pub issued_at_ms: Option<u64>,
 }
 
 impl Named {
     fn bearer(&self) -> Bearer<'_> {
-        Bearer { user_id: &self.user_id, jti: self.jti.as_deref(), expires_at_ms: self.expires_at_ms }
+        Bearer {
+            user_id: &self.user_id,
+            jti: self.jti.as_deref(),
+            expires_at_ms: self.expires_at_ms,
+            issued_at_ms: self.issued_at_ms,
+        }
     }
+}
+
+/// Somebody who has connections.
+struct User {
+    connections: usize,
+    /// What the store grants.
+    granted: Arc<[String]>,
+}
+
+/// What [`Connection::name`] finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    Agreed,
+    /// The user's other connections go by other permissions: one of the two is out of date.
+    Differs,
 }
 
 #[derive(Default)]
 pub(super) struct Registry {
     last: u64,
     connections: BTreeMap<u64, (Arc<Entry>, Option<Named>)>,
-    per_user: HashMap<Arc<str>, usize>,
     per_address: HashMap<IpAddr, usize>,
+    users: HashMap<Arc<str>, User>,
+    /// Sets of permissions that tokens bring.
+    claims: HashSet<Arc<[String]>>,
+}
+
+impl Registry {
+    /// One copy for all who have the same.
+    fn share(&mut self, claimed: &[String]) -> Arc<[String]> {
+        if let Some(known) = self.claims.get(claimed) {
+            return known.clone();
+        }
+        let claimed: Arc<[String]> = claimed.into();
+        self.claims.insert(claimed.clone());
+        claimed
+    }
+
+    fn unshare(&mut self, claimed: Arc<[String]>) {
+        // The set's own, and this one.
+        if Arc::strong_count(&claimed) <= 2 {
+            self.claims.remove(&claimed);
+        }
+    }
 }
 
 /// A place among the connections; given back by its drop.
@@ -134,7 +187,7 @@ impl Hub {
         }
         registry.last += 1;
         let id = registry.last;
-        let entry = Arc::new(Entry { id, address, transport, since_ms, ended: OnceLock::new() });
+        let entry = Arc::new(Entry { id, address, transport, since_ms, ended: OnceLock::new(), changed: AtomicBool::new(false) });
         registry.connections.insert(id, (entry.clone(), None));
         Ok(Connection { entry, registry: self.registry.clone() })
     }
@@ -177,6 +230,41 @@ impl Hub {
         count
     }
 
+    /// What the store grants these users now. Whose connections may no longer see ends with [`CloseCode::Forbidden`]; whose
+    /// permissions are others than they were is told so ([`Connection::news`]). Gives how many of either there are.
+    pub fn grant(&self, granted: &HashMap<String, Vec<String>>) -> (usize, usize) {
+        let (mut ended, mut told) = (0, 0);
+        {
+            let mut registry = unpoisoned(self.registry.lock());
+            let mut changed: HashSet<Arc<str>> = HashSet::new();
+            for (user_id, granted) in granted {
+                let Some((user_id, _)) = registry.users.get_key_value(user_id.as_str()) else { continue };
+                let user_id = user_id.clone();
+                if let Some(user) = registry.users.get_mut(&user_id)
+                    && *user.granted != **granted
+                {
+                    user.granted = granted.as_slice().into();
+                    changed.insert(user_id);
+                }
+            }
+            if changed.is_empty() {
+                return (0, 0);
+            }
+            for (entry, named) in registry.connections.values() {
+                let Some(named) = named.as_ref().filter(|named| changed.contains(&named.user_id)) else { continue };
+                let granted = registry.users.get(&named.user_id).map(|user| &*user.granted).unwrap_or_default();
+                if may_see(&named.claimed) || may_see(granted) {
+                    entry.changed.store(true, Ordering::Relaxed);
+                    told += 1;
+                } else if entry.ended.set(CloseCode::Forbidden).is_ok() {
+                    ended += 1;
+                }
+            }
+        }
+        self.told(ended + told);
+        (ended, told)
+    }
+
     /// Looks at everybody who is in and has said who he is.
     pub fn each_bearer(&self, mut look: impl FnMut(&Bearer<'_>)) {
         let registry = unpoisoned(self.registry.lock());
@@ -215,31 +303,70 @@ impl Connection {
         self.entry.ended.get().copied()
     }
 
+    /// The permissions that its client has not been told of yet, once: the token's and the store's together.
+    pub fn news(&self) -> Option<Vec<String>> {
+        if !self.entry.changed.swap(false, Ordering::Relaxed) {
+            return None;
+        }
+        let registry = unpoisoned(self.registry.lock());
+        let named = registry.connections.get(&self.entry.id)?.1.as_ref()?;
+        let granted = registry.users.get(&named.user_id).map(|user| &*user.granted).unwrap_or_default();
+        let mut all: Vec<String> = named.claimed.iter().chain(granted).cloned().collect();
+        all.sort_unstable();
+        all.dedup();
+        Some(all)
+    }
+
     /// Whose it is, once that has been said.
     pub fn user_id(&self) -> Option<Arc<str>> {
         let registry = unpoisoned(self.registry.lock());
         registry.connections.get(&self.entry.id)?.1.as_ref().map(|named| named.user_id.clone())
     }
 
-    /// Says whose it is, if that user has fewer than `per_user_max`. Once per connection; the same user again is fine.
-    pub fn name(&self, principal: &Principal, per_user_max: usize) -> Result<(), Full> {
-        let user_id = principal.user_id.as_str();
-        let (jti, expires_at_ms) = (principal.jti.as_deref().map(Box::from), principal.expires_at_ms);
+    /// Says whose it is, if that user has fewer than `per_user_max`; again with a newer token of the same user. What the store
+    /// grants is taken over with a user's first connection, and then goes by [`Hub::grant`], which judges all of them.
+    pub fn name(&self, principal: &Principal, per_user_max: usize) -> Result<Known, Full> {
         let mut registry = unpoisoned(self.registry.lock());
         let registry = &mut *registry;
-        let Some((_, named)) = registry.connections.get_mut(&self.entry.id) else { return Ok(()) };
-        if let Some(named) = named {
-            (named.jti, named.expires_at_ms) = (jti, expires_at_ms);
-            return Ok(());
+        let claimed = registry.share(&principal.claimed);
+        let before = match registry.connections.get(&self.entry.id) {
+            None => return Ok(Known::Agreed),
+            Some((_, named)) => named.as_ref().map(|named| named.user_id.clone()),
+        };
+        let known = registry.users.get_key_value(principal.user_id.as_str()).map(|(user_id, _)| user_id.clone());
+        let user_id = before.clone().or(known).unwrap_or_else(|| principal.user_id.as_str().into());
+        let user = match registry.users.get_mut(&user_id) {
+            Some(user) => user,
+            None => {
+                let user = User { connections: 0, granted: principal.granted.as_slice().into() };
+                registry.users.entry(user_id.clone()).or_insert(user)
+            }
+        };
+        let known = if *user.granted == *principal.granted { Known::Agreed } else { Known::Differs };
+        if before.is_none() {
+            if user.connections >= per_user_max {
+                if user.connections == 0 {
+                    registry.users.remove(&user_id);
+                }
+                registry.unshare(claimed);
+                return Err(Full::User);
+            }
+            user.connections += 1;
         }
-        let known = registry.per_user.get_key_value(user_id).map(|(user_id, count)| (user_id.clone(), *count));
-        let (user_id, count) = known.unwrap_or_else(|| (user_id.into(), 0));
-        if count >= per_user_max {
-            return Err(Full::User);
+        let named = Named {
+            user_id,
+            jti: principal.jti.as_deref().map(Box::from),
+            expires_at_ms: principal.expires_at_ms,
+            issued_at_ms: principal.issued_at_ms,
+            claimed,
+        };
+        let Some((entry, place)) = registry.connections.get_mut(&self.entry.id) else { return Ok(known) };
+        if let Some(old) = place.replace(named) {
+            let differs = place.as_ref().is_some_and(|named| named.claimed != old.claimed);
+            entry.changed.fetch_or(differs, Ordering::Relaxed);
+            registry.unshare(old.claimed);
         }
-        registry.per_user.insert(user_id.clone(), count + 1);
-        *named = Some(Named { user_id, jti, expires_at_ms });
-        Ok(())
+        Ok(known)
     }
 }
 
@@ -256,11 +383,12 @@ impl Drop for Connection {
             }
         }
         let Some(named) = named else { return };
-        if let Some(count) = registry.per_user.get_mut(&named.user_id) {
-            *count -= 1;
-            if *count == 0 {
-                registry.per_user.remove(&named.user_id);
+        if let Some(user) = registry.users.get_mut(&named.user_id) {
+            user.connections -= 1;
+            if user.connections == 0 {
+                registry.users.remove(&named.user_id);
             }
         }
+        registry.unshare(named.claimed);
     }
 }

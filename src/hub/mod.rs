@@ -29,7 +29,7 @@ mod network;
 mod restore;
 
 pub use alerts::{AlertFrame, Cursor, Read, Reset};
-pub use connections::{Bearer, Connection, ConnectionInfo, Full, Places, Transport};
+pub use connections::{Bearer, Connection, ConnectionInfo, Full, Known, Places, Transport};
 pub use events::{EventFrame, EventRead, Interest};
 pub use frame::Frame;
 pub use locate::Located;
@@ -65,7 +65,7 @@ pub struct Hub {
     /// Counts of [`State`], to be looked at without its lock: every client asks at every turn.
     source_changes: AtomicU64,
     snapshots: AtomicU64,
-    /// Counts up with each [`Hub::disconnect`] and [`Hub::end`] that concerned somebody.
+    /// Counts up with each [`Hub::disconnect`], [`Hub::end`] and [`Hub::grant`] that concerned somebody.
     disconnections: AtomicU64,
     /// Lists of firing alerts that are on their way to clients: each may be long, so there are few at once.
     active: Arc<Semaphore>,

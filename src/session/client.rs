@@ -23,7 +23,7 @@ use crate::{
         Principal, Refusal, RefusalKind,
         journal::{Entry, Limited},
     },
-    hub::Connection,
+    hub::{Connection, Known},
     metrics::unix_ms,
     wire::{self, ClientFrame, CloseCode, ErrorCode, RequestId, Subscription},
 };
@@ -344,10 +344,10 @@ impl Client {
             }
             Ok(Ok(principal)) => {
                 let link = &self.socket.link;
-                let _ = link.place.name(&principal, ctx.options.connections_per_user_max);
-                if ctx.standing.looks() != looks {
+                let known = link.place.name(&principal, ctx.options.connections_per_user_max);
+                if known == Ok(Known::Differs) || ctx.standing.looks() != looks {
                     // What was revoked meanwhile was looked for by the old token's name.
-                    ctx.standing.suspect();
+                    ctx.standing.suspect(&principal);
                 }
                 let mut lane = link.lane();
                 lane.expires_at = expiry(principal.expires_at_ms, Instant::now());
@@ -359,6 +359,9 @@ impl Client {
             }
         };
         self.push(answer);
+        if let Some(permissions) = self.socket.link.place.news() {
+            self.push(wire::permissions(&permissions));
+        }
         Ok(())
     }
 

@@ -25,7 +25,7 @@ use crate::{
         Principal, Refusal,
         journal::{Entry, Limited},
     },
-    hub::{Connection, Transport},
+    hub::{Connection, Known, Transport},
     metrics::unix_ms,
     wire::{Subscription, token_in_query},
 };
@@ -165,18 +165,20 @@ fn is_key(key: &[u8]) -> bool {
 /// Takes a token, a place among the connections, and a place of the user's.
 pub(super) async fn admit(ctx: &Context, place: &Connection, token: &str) -> Result<Principal, Denied> {
     let looks = ctx.standing.looks();
-    let principal = judge(ctx, token, place.address()).await?;
-    name(ctx, place, &principal)?;
-    if ctx.standing.looks() == looks {
-        return Ok(principal);
+    let mut principal = judge(ctx, token, place.address()).await?;
+    let mut known = name(ctx, place, &principal)?;
+    if ctx.standing.looks() != looks {
+        // What was revoked meanwhile was looked for before this connection had its name.
+        principal = judge(ctx, token, place.address()).await?;
+        known = name(ctx, place, &principal)?;
     }
-    // What was revoked meanwhile was looked for before this connection had its name.
-    let principal = judge(ctx, token, place.address()).await?;
-    name(ctx, place, &principal)?;
+    if known == Known::Differs {
+        ctx.standing.suspect(&principal);
+    }
     Ok(principal)
 }
 
-fn name(ctx: &Context, place: &Connection, principal: &Principal) -> Result<(), Denied> {
+fn name(ctx: &Context, place: &Connection, principal: &Principal) -> Result<Known, Denied> {
     place.name(principal, ctx.options.connections_per_user_max).map_err(|full| {
         ctx.auth.journal().note(Entry::rate_limited(Limited::ConnectionsPerUser).of(principal).from(place.address()));
         full.into()

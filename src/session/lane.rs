@@ -21,6 +21,8 @@ use crate::{
 const WRITES_MAX: usize = 8;
 /// Being behind for less than this is nobody's fault.
 const STALL_MIN: Duration = Duration::from_secs(1);
+/// Who has not taken so many bytes is told no more beside the feed.
+const OWN_BYTES_MAX: usize = 16 * 1024;
 /// A ping without payload.
 const PING: [u8; 2] = [0x89, 0];
 
@@ -116,6 +118,11 @@ impl Lane {
     /// Where answers of the protocol itself are put: whole frames.
     pub(super) fn own(&mut self) -> &mut Vec<u8> {
         &mut self.own
+    }
+
+    /// There is room for one more frame that nobody has asked for.
+    pub(super) fn has_room(&self) -> bool {
+        self.own.len() < OWN_BYTES_MAX
     }
 
     /// Bytes of answers that wait.

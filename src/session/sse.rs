@@ -158,6 +158,7 @@ impl Client {
             if let Some(code) = ctx.over(&self.place, expires_at, now) {
                 return Some(code);
             }
+            out.extend(self.place.news().map(|permissions| Out::new("permissions", wire::permissions(&permissions))));
             let more = feed.collect(now, PIECE_BYTES, &mut out);
             let mut piece = BytesMut::new();
             if now >= comment_at {

@@ -8,7 +8,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -21,6 +21,8 @@ use tokio::{
 
 use super::Context;
 use crate::{
+    auth::{Principal, is_cut_off},
+    hub::Bearer,
     metrics::unix_ms,
     store::{Change, Notice, StoreError},
     wire::CloseCode,
@@ -32,7 +34,7 @@ const GATHER: Duration = Duration::from_millis(20);
 const AGAIN: Duration = Duration::from_millis(500);
 /// Changes that are kept one by one; beyond, everybody is looked at.
 const KEPT_MAX: usize = 10_000;
-/// Tokens asked about in one question.
+/// Tokens or users asked about in one question.
 const ASKED_AT_ONCE: usize = 4096;
 
 /// What those at the door share with this task.
@@ -40,8 +42,9 @@ const ASKED_AT_ONCE: usize = 4096;
 pub(super) struct Standing {
     /// Counts up before each look at the connections.
     looks: AtomicU64,
-    /// Somebody could not be looked at.
-    suspect: Notify,
+    /// Tokens and users that could not be looked at in time.
+    suspects: Mutex<Vec<Change>>,
+    suspected: Notify,
 }
 
 impl Standing {
@@ -51,9 +54,19 @@ impl Standing {
         self.looks.load(Ordering::SeqCst)
     }
 
-    /// Has everybody looked at.
-    pub(super) fn suspect(&self) {
-        self.suspect.notify_one();
+    /// Has a token, its user's cut-off and permissions looked at.
+    pub(super) fn suspect(&self, principal: &Principal) {
+        let mut suspects = self.suspects();
+        // This many are never kept waiting; if they were, the next connection's look would find the same.
+        if suspects.len() < KEPT_MAX {
+            suspects.extend(principal.jti.clone().map(Change::Token));
+            suspects.extend([Change::Permissions(principal.user_id.clone()), Change::CutOffs]);
+        }
+        self.suspected.notify_one();
+    }
+
+    fn suspects(&self) -> MutexGuard<'_, Vec<Change>> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -62,6 +75,8 @@ impl Standing {
 struct Pending {
     everything: bool,
     tokens: HashSet<String>,
+    users: HashSet<String>,
+    cut_offs: bool,
 }
 
 impl Pending {
@@ -71,21 +86,21 @@ impl Pending {
             Notice::Changes(_) if self.everything => {}
             Notice::Changes(changes) => {
                 for change in changes {
-                    let Change::Token(jti) = change;
-                    self.tokens.insert(jti);
+                    match change {
+                        Change::Token(jti) => drop(self.tokens.insert(jti)),
+                        Change::Permissions(user_id) => drop(self.users.insert(user_id)),
+                        Change::CutOffs => self.cut_offs = true,
+                    }
                 }
             }
         }
-        if self.tokens.len() > KEPT_MAX {
-            self.everything = true;
-        }
-        if self.everything {
-            self.tokens = HashSet::new();
+        if self.everything || self.tokens.len() + self.users.len() > KEPT_MAX {
+            *self = Pending { everything: true, ..Pending::default() };
         }
     }
 
     fn is_empty(&self) -> bool {
-        !self.everything && self.tokens.is_empty()
+        !self.everything && !self.cut_offs && self.tokens.is_empty() && self.users.is_empty()
     }
 }
 
@@ -102,7 +117,7 @@ pub async fn standing(ctx: Arc<Context>) {
                     if refused != watch.refused().is_some() {
                         refused = !refused;
                         match watch.refused() {
-                            Some(why) => tracing::warn!("the store does not tell of changes, so revocations are looked up every second: {why}"),
+                            Some(why) => tracing::warn!("the store does not tell of changes, so revocations and permissions are looked up every second: {why}"),
                             None => tracing::info!("the store tells of changes again"),
                         }
                     }
@@ -119,13 +134,20 @@ pub async fn standing(ctx: Arc<Context>) {
                     tokio::time::sleep(AGAIN).await;
                 }
             },
-            () = ctx.standing.suspect.notified() => pending.add(Notice::Everything),
+            () = ctx.standing.suspected.notified() => {
+                let suspects = std::mem::take(&mut *ctx.standing.suspects());
+                pending.add(Notice::Changes(suspects));
+            }
             () = sleep_until(again_at.unwrap_or_else(Instant::now)), if again_at.is_some() => {}
         }
         again_at = None;
         if pending.is_empty() {
             continue;
         }
+        if pending.everything {
+            ctx.auth.forget_grants(None);
+        }
+        pending.users.iter().for_each(|user_id| ctx.auth.forget_grants(Some(user_id)));
         ctx.standing.looks.fetch_add(1, Ordering::SeqCst);
         match look(&ctx, &pending).await {
             Ok(()) => pending = Pending::default(),
@@ -138,6 +160,40 @@ pub async fn standing(ctx: Arc<Context>) {
 }
 
 async fn look(ctx: &Context, pending: &Pending) -> Result<(), StoreError> {
+    if pending.everything || !pending.tokens.is_empty() {
+        tokens(ctx, pending).await?;
+    }
+    if pending.everything || pending.cut_offs {
+        let everybody: Vec<String> = users(ctx, |_| true);
+        for part in everybody.chunks(ASKED_AT_ONCE) {
+            cut_offs(ctx, ctx.store.cut_offs(part).await?);
+        }
+    }
+    if pending.everything || !pending.users.is_empty() {
+        let concerned = users(ctx, |user_id| pending.everything || pending.users.contains(user_id));
+        for part in concerned.chunks(ASKED_AT_ONCE) {
+            let granted = ctx.store.permissions_among(part).await?;
+            let (ended, told) = ctx.hub.grant(&part.iter().cloned().zip(granted).collect());
+            if ended + told > 0 {
+                tracing::info!(told, ended, "permissions have changed; connections that may no longer see are ended");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Those who are in, each once.
+fn users(ctx: &Context, mut which: impl FnMut(&str) -> bool) -> Vec<String> {
+    let mut users: HashSet<String> = HashSet::new();
+    ctx.hub.each_bearer(|bearer| {
+        if which(bearer.user_id) && !users.contains(bearer.user_id) {
+            users.insert(bearer.user_id.to_owned());
+        }
+    });
+    users.into_iter().collect()
+}
+
+async fn tokens(ctx: &Context, pending: &Pending) -> Result<(), StoreError> {
     let mut live: HashMap<String, u64> = HashMap::new();
     ctx.hub.each_bearer(|bearer| {
         if let Some(jti) = bearer.jti.filter(|jti| pending.everything || pending.tokens.contains(*jti)) {
@@ -158,6 +214,19 @@ async fn look(ctx: &Context, pending: &Pending) -> Result<(), StoreError> {
     Ok(())
 }
 
+fn cut_offs(ctx: &Context, found: Vec<(String, u64)>) {
+    if found.is_empty() {
+        return;
+    }
+    let found: HashMap<String, u64> = found.into_iter().collect();
+    found.iter().for_each(|(user_id, before_ms)| ctx.auth.cut_off(user_id, *before_ms));
+    let out = |bearer: &Bearer<'_>| found.get(bearer.user_id).is_some_and(|before| is_cut_off(bearer.issued_at_ms, *before));
+    let ended = ctx.hub.end(CloseCode::Revoked, out);
+    if ended > 0 {
+        tracing::info!(connections = ended, "tokens issued before a given time were revoked; their connections are ended");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,8 +240,8 @@ mod tests {
         assert!(!pending.everything && pending.tokens.len() == KEPT_MAX);
         pending.add(tokens(0, KEPT_MAX));
         assert!(!pending.everything, "the same ones again");
-        pending.add(tokens(KEPT_MAX, KEPT_MAX + 1));
-        assert!(pending.everything && pending.tokens.is_empty());
+        pending.add(Notice::Changes(vec![Change::Permissions("7".into()), Change::CutOffs]));
+        assert!(pending.everything && pending.tokens.is_empty() && pending.users.is_empty());
         pending.add(tokens(0, 1));
         assert!(pending.tokens.is_empty() && !pending.is_empty());
     }

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{Context, batch::Turn, lane::Lane, socket::Link};
-use crate::wire::CloseCode;
+use crate::wire::{self, CloseCode};
 
 /// Clients between two pauses, in which other tasks have their turn: a write takes some microseconds.
 const CHUNK: usize = 1024;
@@ -162,7 +162,7 @@ struct Round {
     /// Nothing but live events.
     only_events: bool,
     draining: bool,
-    /// Connections have been ended from elsewhere.
+    /// Connections have been ended from elsewhere, or have other permissions.
     ended: bool,
 }
 
@@ -219,6 +219,12 @@ impl Round {
         {
             lane.end(code);
             return true;
+        }
+        if self.ended
+            && lane.has_room()
+            && let Some(permissions) = link.place.news()
+        {
+            lane.push(turn, wire::permissions(&permissions));
         }
         if lane.is_blocked() {
             // Its own task waits for room; whether it has been too long is seen here.

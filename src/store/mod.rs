@@ -18,7 +18,7 @@
 //! | `P:seen`, `P:seen:ids` | zset, hash | deduplication of the intake: key → expiry, key → entry id |
 //! | `P:metrics` | zset | seconds for which `security:metrics:{s}` was stored |
 //! | `P:people`, `P:attempts`, and each with `:ends` | hash, zset | who may sign in, failed attempts at it: name → JSON, name → end |
-//! | `P:tokens` | … | revocations seen (later) |
+//! | `P:cutoffs` | zset | user → Unix ms: tokens of his that were issued before are revoked |
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
@@ -186,14 +186,6 @@ pub struct Recovered {
     pub open: Vec<LogEntry>,
 }
 
-/// What the store knows of a token and of whom it speaks for.
-#[derive(Debug)]
-pub struct Standing {
-    pub blacklisted: bool,
-    /// As [`Store::permissions`] answers.
-    pub permissions: Result<Vec<String>, StoreError>,
-}
-
 /// What is to be counted for a client: `rate_limit:{limit}:{client}`, A's name for it (`limit` may be `endpoint:{endpoint}`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rate {
@@ -291,6 +283,7 @@ mod watch;
 pub use entry::{Entry, Fields};
 pub use glob::Glob;
 pub use read::{ReadReply, Reader, StreamEntries, StreamFault, Tail};
+pub use standing::{CUT_OFFS_MAX, Grant, PERMISSIONS_MAX, RESOURCE, Standing, check_name};
 pub use watch::{Change, Notice, Watch};
 
 /// The engine in use. Cloning is cheap; every clone talks to the same store.
@@ -308,6 +301,8 @@ macro_rules! both {
         }
     };
 }
+
+mod standing;
 
 impl Store {
     /// Opens the store. Redis: does not wait for the server (a daemon may start before it); the embedded one is opened, its
@@ -459,39 +454,6 @@ impl Store {
     /// The newest dead letters, newest first.
     pub async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
         both!(self, s => s.dead_letters(limit).await)
-    }
-
-    /// Whether `jwt:blacklist:{jti}` is there.
-    pub async fn blacklisted(&self, jti: &str) -> Result<bool, StoreError> {
-        both!(self, s => s.blacklisted(jti).await)
-    }
-
-    /// Those of these tokens that are on the blacklist. A question of a few commands, however many they are.
-    pub async fn blacklisted_among(&self, jtis: &[String]) -> Result<Vec<String>, StoreError> {
-        both!(self, s => s.blacklisted_among(jtis).await)
-    }
-
-    /// Tells of changes about people who are in already.
-    pub fn watch(&self) -> Watch {
-        match self {
-            Store::Redis(s) => Watch::Redis(Box::new(s.watch())),
-            Store::Embedded(s) => Watch::Embedded(s.watch()),
-        }
-    }
-
-    /// Sets `jwt:blacklist:{jti}` for `ttl`.
-    pub async fn blacklist(&self, jti: &str, ttl: Duration) -> Result<(), StoreError> {
-        both!(self, s => s.blacklist(jti, ttl).await)
-    }
-
-    /// [`blacklisted`](Store::blacklisted), for a token that has an id, and [`permissions`](Store::permissions), asked together.
-    pub async fn standing(&self, user_id: &str, jti: Option<&str>) -> Result<Standing, StoreError> {
-        both!(self, s => s.standing(user_id, jti).await)
-    }
-
-    /// `permissions:user:{user_id}`: SET, HASH with true values, or JSON array (contract §10). Sorted.
-    pub async fn permissions(&self, user_id: &str) -> Result<Vec<String>, StoreError> {
-        both!(self, s => s.permissions(user_id).await)
     }
 
     /// Counts for all nodes, in fixed windows that begin with a client's first count, each by itself and atomically; one question

@@ -1,4 +1,4 @@
-//! Word of what changes about people who are in already: tokens that are revoked. A store tells of it by itself, so that
+//! Word of what changes about people who are in already: tokens that are revoked, permissions. A store tells of it by itself, so that
 //! thousands of connections are watched without a question for each.
 
 use super::{StoreError, embedded, redis};
@@ -8,6 +8,10 @@ use super::{StoreError, embedded, redis};
 pub enum Change {
     /// `jwt:blacklist:{jti}`.
     Token(String),
+    /// What the store grants this user: `permissions:user:{user_id}`, `permissions:resource:auditcast:{user_id}`.
+    Permissions(String),
+    /// Somebody's tokens issued before some time.
+    CutOffs,
 }
 
 /// What a [`Watch`] has to say.

@@ -109,6 +109,11 @@ pub fn lagging() -> String {
     json(&serde_json::json!({"type": "lagging"}))
 }
 
+/// What the client may do from now on, where that is something else than it was told before.
+pub fn permissions(permissions: &[String]) -> String {
+    json(&serde_json::json!({"type": "permissions", "permissions": permissions}))
+}
+
 /// How a source of audit entries is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -314,6 +319,7 @@ mod tests {
             ),
             (gap(Feed::Events, Some(9), "rate", None), r#"{"type":"gap","feed":"events","missed":9,"reason":"rate"}"#),
             (lagging(), r#"{"type":"lagging"}"#),
+            (permissions(&["audit.view".to_owned()]), r#"{"permissions":["audit.view"],"type":"permissions"}"#),
             (pong(Some(&id), "3-00c0ffee"), r#"{"type":"pong","id":7,"head":"3-00c0ffee"}"#),
             (ok(None, Some(0)), r#"{"type":"ok","expires_at":"1970-01-01T00:00:00.000Z"}"#),
             (

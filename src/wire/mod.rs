@@ -16,7 +16,7 @@ pub use alert::{AlertView, alert_body, mark_replayed, with_pos};
 pub use close::CloseCode;
 pub use frame::{
     ErrorCode, Feed, Hello, HelloLimits, Reconnect, SourceState, SourceStatus, bye, error_frame, event_frame, gap, hello,
-    lagging, metrics_frame, metrics_json, ok, pong, position, source_status, subscribed,
+    lagging, metrics_frame, metrics_json, ok, permissions, pong, position, source_status, subscribed,
 };
 pub use pos::{After, BadPos, Pos};
 pub use request::{BadRequest, ClientFrame, RequestId};

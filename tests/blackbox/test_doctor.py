@@ -13,7 +13,7 @@ from wait import until
 ACL = """reset on >acl-secret resetchannels &* ~{auditcast}:* ~security:metrics:* ~jwt:blacklist:* ~permissions:* ~rate_limit:* ~audit:* +select +info +time +eval
 +evalsha +xread +xrange +xrevrange +xadd +xtrim +xlen +xinfo +hget +hset +hsetnx +hmget +hgetall +hexists +hdel +hlen +hincrby +zadd +zrem +zcard
 +zscore +zrange +zrangebyscore +zrevrangebyscore +zremrangebyrank +zremrangebyscore +zpopmin +set +get +mget +del +unlink +exists +type +smembers
-+scan +incrby +pttl +pexpire +subscribe +psubscribe +client|tracking""".split()
++scan +incrby +pttl +pexpire +subscribe +psubscribe +zmscore +sadd +srem +client|tracking""".split()
 
 
 def doctor(*arguments, **options):

@@ -144,6 +144,8 @@ macro_rules! all_scenarios {
             many_tokens_are_looked_up_together,
             records_change_only_for_who_has_seen_them,
             records_are_bounded,
+            a_cut_off_is_kept_and_only_moves_on,
+            permissions_are_given_and_taken,
             everything_is_there_after_reopening,
         );
     };

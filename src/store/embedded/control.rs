@@ -29,7 +29,7 @@ use super::{
     Body, Change, Changed, DeadLetter, EmbeddedStore, IntakeItem, LogBounds, LogEntry, StoreError, StreamFault, StreamInfo,
     Table, Taken,
 };
-use crate::event::EntryId;
+use crate::{event::EntryId, store::Grant};
 
 mod client;
 pub use client::{Access, ControlClient, connect};
@@ -78,6 +78,28 @@ pub enum Request {
     Blacklisted {
         jti: String,
     },
+    CutOff {
+        user_id: String,
+        before_ms: u64,
+    },
+    CutOffOf {
+        user_id: String,
+    },
+    /// What counts here.
+    Permissions {
+        user_id: String,
+    },
+    /// One key's.
+    PermissionsAt {
+        user_id: String,
+        resource: Option<String>,
+    },
+    Grant {
+        user_id: String,
+        resource: Option<String>,
+        names: Vec<String>,
+        grant: Grant,
+    },
     StreamInfo {
         stream: String,
     },
@@ -118,6 +140,8 @@ pub enum Response {
     Bounds { bounds: LogBounds },
     Done,
     Known { known: bool },
+    Time { ms: Option<u64> },
+    Names { names: Vec<String> },
     Stream { info: Option<StreamInfo> },
     DeadLetters { letters: Vec<DeadLetter>, more: bool },
     Now { now_ms: u64 },
@@ -396,6 +420,15 @@ async fn ask(store: &EmbeddedStore, request: Request) -> Result<Response, StoreE
             Response::Done
         }
         Request::Blacklisted { jti } => Response::Known { known: store.blacklisted(&jti).await? },
+        Request::CutOff { user_id, before_ms } => Response::Time { ms: Some(store.cut_off(&user_id, before_ms).await?) },
+        Request::CutOffOf { user_id } => Response::Time { ms: store.revocations(&user_id, None).await?.1 },
+        Request::Permissions { user_id } => Response::Names { names: store.permissions(&user_id).await? },
+        Request::PermissionsAt { user_id, resource } => {
+            Response::Names { names: store.permissions_at(&user_id, resource.as_deref()).await? }
+        }
+        Request::Grant { user_id, resource, names, grant } => {
+            Response::Names { names: store.grant(&user_id, resource.as_deref(), &names, grant).await? }
+        }
         Request::StreamInfo { stream } => match store.stream_info(&stream).await? {
             Ok(info) => Response::Stream { info },
             Err(StreamFault::WrongType(text) | StreamFault::Forbidden(text) | StreamFault::Other(text)) => {

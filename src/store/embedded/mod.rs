@@ -26,6 +26,7 @@ mod log;
 mod rates;
 mod record;
 mod snapshots;
+mod standing;
 mod streams;
 mod tables;
 mod timed;
@@ -285,59 +286,6 @@ impl EmbeddedStore {
 
     pub async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
         self.read(move |txn| log::dead_letters(txn, limit)).await
-    }
-
-    pub async fn blacklisted(&self, jti: &str) -> Result<bool, StoreError> {
-        let (now, jti) = (self.inner.shared.clock.now_ms(), jti.to_owned());
-        self.read(move |txn| timed::blacklisted(txn, now, &jti)).await
-    }
-
-    pub async fn blacklisted_among(&self, jtis: &[String]) -> Result<Vec<String>, StoreError> {
-        let (now, mut jtis) = (self.inner.shared.clock.now_ms(), jtis.to_vec());
-        let look = move |txn: &redb::ReadTransaction| {
-            let mut failed = Ok(());
-            jtis.retain(|jti| {
-                let found = timed::blacklisted(txn, now, jti);
-                found.unwrap_or_else(|fault| {
-                    failed = Err(fault);
-                    false
-                })
-            });
-            failed.map(|()| jtis)
-        };
-        self.read(look).await
-    }
-
-    pub fn watch(&self) -> Watch {
-        Watch::new(&self.inner.shared.bells.changes)
-    }
-
-    pub async fn blacklist(&self, jti: &str, ttl: Duration) -> Result<(), StoreError> {
-        let jti = jti.to_owned();
-        self.write(move |group| timed::blacklist(group, &jti, ttl)).await
-    }
-
-    pub async fn permissions(&self, user_id: &str) -> Result<Vec<String>, StoreError> {
-        let user_id = user_id.to_owned();
-        self.read(move |txn| timed::permissions(txn, &user_id)).await
-    }
-
-    pub async fn standing(&self, user_id: &str, jti: Option<&str>) -> Result<Standing, StoreError> {
-        let (now, user_id, jti) = (self.inner.shared.clock.now_ms(), user_id.to_owned(), jti.map(str::to_owned));
-        let look = move |shared: &Shared| {
-            let blacklisted = match jti {
-                Some(jti) => shared.read(|txn| timed::blacklisted(txn, now, &jti))?,
-                None => false,
-            };
-            Ok(Standing { blacklisted, permissions: shared.read(|txn| timed::permissions(txn, &user_id)) })
-        };
-        self.view().look(look).await
-    }
-
-    /// Replaces a user's permissions; in Redis that is the application's own doing.
-    pub async fn permissions_put(&self, user_id: &str, names: &[String]) -> Result<(), StoreError> {
-        let (user_id, names) = (user_id.to_owned(), names.to_vec());
-        self.write(move |group| timed::permissions_put(group, &user_id, &names)).await
     }
 
     pub async fn rate_count(&self, counts: &[Rate], window: Duration) -> Result<Vec<Option<Used>>, StoreError> {

@@ -47,6 +47,10 @@ pub(super) const PEOPLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("p
 /// Name → (end ms, JSON of failed attempts) as bytes; and the same by end.
 pub(super) const ATTEMPTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("attempts");
 pub(super) const ATTEMPTS_ENDS: TableDefinition<&[u8], ()> = TableDefinition::new("attempts_ends");
+/// The resource as a block, then the user → JSON array of permissions.
+pub(super) const RESOURCES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("resource_permissions");
+/// User → Unix ms: tokens of his that were issued before are revoked.
+pub(super) const CUT_OFFS: TableDefinition<&[u8], u64> = TableDefinition::new("cut_offs");
 /// (expiry ms, kind, key) as bytes: what to look at when its time has come. The row it names decides.
 pub(super) const EXPIRIES: TableDefinition<&[u8], ()> = TableDefinition::new("expiries");
 
@@ -147,6 +151,8 @@ tables! {
     people: PEOPLE, &'static [u8] => &'static [u8];
     attempts: ATTEMPTS, &'static [u8] => &'static [u8];
     attempts_ends: ATTEMPTS_ENDS, &'static [u8] => ();
+    resources: RESOURCES, &'static [u8] => &'static [u8];
+    cut_offs: CUT_OFFS, &'static [u8] => u64;
     expiries: EXPIRIES, &'static [u8] => ();
 }
 

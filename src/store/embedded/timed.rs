@@ -1,19 +1,15 @@
-//! What has an expiry: metric snapshots, revoked tokens, and the deduplication keys' going. Permissions stand here too.
+//! What has an expiry: metric snapshots, and the going of revoked tokens and deduplication keys.
 
 use std::time::Duration;
 
 use redb::{ReadTransaction, ReadableTable};
 
-use super::{
-    StoreError,
-    tables::{BLACKLIST, Bytes, Done, Fault, Group, Kind, METRICS, PERMISSIONS, TEXTS, expiry_key},
-};
-use crate::store::watch::Change;
+use super::tables::{Bytes, Done, Fault, Group, Kind, METRICS, TEXTS, expiry_key};
 
 /// Rows looked at per group: what is left waits for the next one, nobody sees it meanwhile.
 const EXPIRE_AT_ONCE: usize = 1000;
-/// Longest token id, user id or permission, bytes.
-const NAME_BYTES_MAX: usize = 4096;
+/// Longest token id, user id or name, bytes.
+pub(super) const NAME_BYTES_MAX: usize = 4096;
 
 /// Deletes what is over.
 pub(super) fn expire(group: &mut Group<'_, '_>) -> Done<()> {
@@ -57,7 +53,7 @@ pub(super) fn ends_ms(now: u64, ttl: Duration) -> u64 {
     now.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn check_name(what: &str, name: &str) -> Done<()> {
+pub(super) fn check_name(what: &str, name: &str) -> Done<()> {
     if name.len() > NAME_BYTES_MAX {
         return Err(Fault::broken(format!("{what} of {} bytes is longer than {NAME_BYTES_MAX}", name.len())));
     }
@@ -99,21 +95,6 @@ pub(super) fn metrics_history(txn: &ReadTransaction, now: u64, since_s: u64, lim
     Ok(rows)
 }
 
-pub(super) fn blacklist(group: &mut Group<'_, '_>, jti: &str, ttl: Duration) -> Done<()> {
-    check_name("a token id", jti)?;
-    let expiry = ends_ms(group.clock.now_ms(), ttl);
-    group.changes.writes += 1;
-    group.tables.blacklist.insert(jti.as_bytes(), expiry)?;
-    group.tables.expiries.insert(&expiry_key(expiry, Kind::Blacklist, jti.as_bytes())[..], ())?;
-    group.told.push(Change::Token(jti.to_owned()));
-    Ok(())
-}
-
-pub(super) fn blacklisted(txn: &ReadTransaction, now: u64, jti: &str) -> Done<bool> {
-    let expiry = txn.open_table(BLACKLIST)?.get(jti.as_bytes())?.map(|v| v.value());
-    Ok(expiry.is_some_and(|e| e > now))
-}
-
 /// Rows of [`TEXTS`] that bridges own begin so.
 const BOOKMARK: &str = "bookmark:";
 
@@ -126,29 +107,5 @@ pub(super) fn set_bookmark(group: &mut Group<'_, '_>, name: &str, text: &str) ->
     check_name("a bookmark", name)?;
     group.changes.writes += 1;
     group.tables.texts.insert(format!("{BOOKMARK}{name}").as_str(), text.as_bytes())?;
-    Ok(())
-}
-
-pub(super) fn permissions(txn: &ReadTransaction, user_id: &str) -> Done<Vec<String>> {
-    let Some(row) = txn.open_table(PERMISSIONS)?.get(user_id.as_bytes())? else { return Ok(Vec::new()) };
-    let mut names: Vec<String> = serde_json::from_slice(row.value()).map_err(|_| Fault::Damaged("permissions"))?;
-    names.sort();
-    names.dedup();
-    Ok(names)
-}
-
-/// Replaces what the user had; an empty list takes all.
-pub(super) fn permissions_put(group: &mut Group<'_, '_>, user_id: &str, names: &[String]) -> Done<()> {
-    check_name("a user id", user_id)?;
-    let json = serde_json::to_vec(names).map_err(|e| Fault::Refused(StoreError::Broken(e.to_string())))?;
-    if json.len() > 64 * NAME_BYTES_MAX {
-        return Err(Fault::broken(format!("the permissions of {user_id} take {} bytes", json.len())));
-    }
-    group.changes.writes += 1;
-    if names.is_empty() {
-        group.tables.permissions.remove(user_id.as_bytes())?;
-    } else {
-        group.tables.permissions.insert(user_id.as_bytes(), &json[..])?;
-    }
     Ok(())
 }

@@ -14,7 +14,7 @@
 //! | `lease`, `snapshot` | what the names say |
 //! | `bridge` | the intake, A's keys, channels |
 //! | `record` | people's accounts |
-//! | `shared` | keys of the application: metrics, blacklist, permissions |
+//! | `shared`, `permissions` | keys of the application: metrics, blacklist; permissions |
 //! | `rate` | counts of what clients do, as the application counts |
 //! | `watch` | word of changes to those keys |
 
@@ -23,6 +23,7 @@ mod connect;
 mod direct;
 mod lease;
 mod log;
+mod permissions;
 mod rate;
 mod reader;
 mod record;
@@ -89,6 +90,7 @@ struct Keys {
     people_ends: String,
     attempts: String,
     attempts_ends: String,
+    cutoffs: String,
 }
 
 impl Keys {
@@ -115,6 +117,7 @@ impl Keys {
             people_ends: key("people:ends"),
             attempts: key("attempts"),
             attempts_ends: key("attempts:ends"),
+            cutoffs: key("cutoffs"),
         }
     }
 }
@@ -210,7 +213,7 @@ impl RedisStore {
     }
 
     pub fn watch(&self) -> Watch {
-        Watch::new(self.link.clone())
+        Watch::new(self.link.clone(), self.keys.clone())
     }
 
     pub fn reconnects(&self) -> u64 {

@@ -46,6 +46,7 @@ scripts! {
     INTAKE = "intake";
     RATE = "rate";
     RECORD = "record";
+    REPLACE = "replace";
     SNAPSHOT_BEGIN = "snapshot_begin";
     SNAPSHOT_PART = "snapshot_part";
     SNAPSHOT_END = "snapshot_end";

@@ -1,6 +1,7 @@
-//! Keys that auditcast shares with the application: metric snapshots, the token blacklist, permissions.
+//! Keys that auditcast shares with the application: metric snapshots, the token blacklist. And the cut-offs, which go with it.
 
 use super::{lease::millis, *};
+use crate::store::CUT_OFFS_MAX;
 
 /// What a revoked token's key begins with.
 pub(super) const BLACKLIST: &str = "jwt:blacklist:";
@@ -80,71 +81,76 @@ impl RedisStore {
         self.link.one(command).await.map(drop)
     }
 
-    /// One question for both, and one more for who has permissions of his own.
-    pub async fn standing(&self, user_id: &str, jti: Option<&str>) -> Result<Standing, StoreError> {
-        let key = permissions_key(user_id);
-        let mut pipeline = Pipeline::with_capacity(2);
+    pub async fn cut_off(&self, user_id: &str, before_ms: u64) -> Result<u64, StoreError> {
+        let mut pipeline = Pipeline::with_capacity(3);
+        pipeline.cmd("ZADD").arg(&self.keys.cutoffs).arg("GT").arg(before_ms).arg(user_id);
+        // The earliest go first.
+        let last = -1 - i64::try_from(CUT_OFFS_MAX).unwrap_or(i64::MAX - 1);
+        pipeline.cmd("ZREMRANGEBYRANK").arg(&self.keys.cutoffs).arg(0).arg(last);
+        pipeline.cmd("ZSCORE").arg(&self.keys.cutoffs).arg(user_id);
+        let mut in_force = None;
+        for reply in self.link.ask(&pipeline).await? {
+            in_force = score(&self.link.reply(Some(reply))?);
+        }
+        in_force
+            .ok_or_else(|| StoreError::Refused(format!("{CUT_OFFS_MAX} users have had later tokens cut off, more are not kept")))
+    }
+
+    pub async fn cut_offs(&self, user_ids: &[String]) -> Result<Vec<(String, u64)>, StoreError> {
+        let mut found = Vec::new();
+        for part in user_ids.chunks(KEYS_AT_ONCE) {
+            let mut command = cmd("ZMSCORE");
+            command.arg(&self.keys.cutoffs).arg(part);
+            let scores = value::items(self.link.one(command).await?).ok_or_else(|| self.link.garbled())?;
+            found.extend(part.iter().zip(&scores).filter_map(|(user_id, found)| Some((user_id.clone(), score(found)?))));
+        }
+        Ok(found)
+    }
+
+    /// What [`RedisStore::standing`] and [`RedisStore::revocations`] ask first, and the rest of the answer.
+    async fn ask_standing(
+        &self,
+        user_id: &str,
+        jti: Option<&str>,
+        more: &[String],
+    ) -> Result<(bool, Option<u64>, Vec<Value>), StoreError> {
+        let mut pipeline = Pipeline::with_capacity(2 + more.len());
         if let Some(jti) = jti {
             pipeline.cmd("EXISTS").arg(blacklist_key(jti));
         }
-        pipeline.cmd("TYPE").arg(&key);
-        let mut replies = self.link.ask(&pipeline).await?;
-        let kind = self.link.reply(replies.pop());
+        pipeline.cmd("ZSCORE").arg(&self.keys.cutoffs).arg(user_id);
+        for key in more {
+            pipeline.cmd("TYPE").arg(key);
+        }
+        let mut replies = self.link.ask(&pipeline).await?.into_iter();
         let blacklisted = match jti {
-            Some(_) => value::number(&self.link.reply(replies.pop())?).ok_or_else(|| self.link.garbled())? > 0,
+            Some(_) => value::number(&self.link.reply(replies.next())?).ok_or_else(|| self.link.garbled())? > 0,
             None => false,
         };
-        let permissions = match kind {
-            Ok(kind) => self.permissions_of(&key, kind).await,
-            Err(error) => Err(error),
-        };
-        Ok(Standing { blacklisted, permissions })
+        let cut_off_ms = score(&self.link.reply(replies.next())?);
+        Ok((blacklisted, cut_off_ms, replies.collect()))
     }
 
-    /// `Broken` for a key of another shape: it grants nothing, and somebody should know.
-    pub async fn permissions(&self, user_id: &str) -> Result<Vec<String>, StoreError> {
-        let key = permissions_key(user_id);
-        let mut command = cmd("TYPE");
-        command.arg(&key);
-        let kind = self.link.one(command).await?;
-        self.permissions_of(&key, kind).await
+    /// One question for all, and one more for who has permissions of his own.
+    pub async fn standing(&self, user_id: &str, jti: Option<&str>) -> Result<Standing, StoreError> {
+        let keys = permissions::keys(user_id);
+        let (blacklisted, cut_off_ms, kinds) = self.ask_standing(user_id, jti, &keys).await?;
+        let permissions = self.permissions_by_kind(&keys, kinds).await.and_then(permissions::union);
+        Ok(Standing { blacklisted, cut_off_ms, permissions })
     }
 
-    /// `kind`: what `TYPE` has said of the key.
-    async fn permissions_of(&self, key: &str, kind: Value) -> Result<Vec<String>, StoreError> {
-        let kind = value::text(kind).ok_or_else(|| self.link.garbled())?;
-        let ask = |name| {
-            let mut command = cmd(name);
-            command.arg(key);
-            self.link.one(command)
-        };
-        let mut permissions: Vec<String> = match kind.as_str() {
-            "none" => Vec::new(),
-            "set" => {
-                let members = value::items(ask("SMEMBERS").await?).ok_or_else(|| self.link.garbled())?;
-                members.into_iter().filter_map(value::text).collect()
-            }
-            "hash" => {
-                let pairs = value::pairs(ask("HGETALL").await?).ok_or_else(|| self.link.garbled())?;
-                let granted = |(name, value)| truthy(&value::text(value)?).then(|| value::text(name)).flatten();
-                pairs.into_iter().filter_map(granted).collect()
-            }
-            "string" => {
-                // Gone between the two questions: nothing granted.
-                let text = value::text(ask("GET").await?).unwrap_or_else(|| "[]".to_owned());
-                serde_json::from_str(&text).map_err(|_| {
-                    StoreError::Broken(format!("the key {key} holds neither a set, a hash nor a JSON array of texts"))
-                })?
-            }
-            other => {
-                return Err(StoreError::Broken(format!(
-                    "the key {key} is a {other}, not a set, a hash or a JSON array of texts"
-                )));
-            }
-        };
-        permissions.sort_unstable();
-        permissions.dedup();
-        Ok(permissions)
+    pub async fn revocations(&self, user_id: &str, jti: Option<&str>) -> Result<(bool, Option<u64>), StoreError> {
+        let (blacklisted, cut_off_ms, _) = self.ask_standing(user_id, jti, &[]).await?;
+        Ok((blacklisted, cut_off_ms))
+    }
+}
+
+/// A score as a time: RESP2 says it as text, RESP3 as a number.
+fn score(value: &Value) -> Option<u64> {
+    match value {
+        Value::Double(score) if *score >= 0.0 => Some(*score as u64),
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?.parse::<f64>().ok().filter(|n| *n >= 0.0).map(|n| n as u64),
+        other => value::number(other),
     }
 }
 
@@ -154,13 +160,4 @@ fn metrics_key(unix_s: u64) -> String {
 
 fn blacklist_key(jti: &str) -> String {
     format!("{BLACKLIST}{jti}")
-}
-
-fn permissions_key(user_id: &str) -> String {
-    format!("permissions:user:{user_id}")
-}
-
-/// What applications write for "yes".
-fn truthy(text: &str) -> bool {
-    ["1", "true", "yes", "y", "on", "t", "granted", "allow", "allowed"].iter().any(|yes| text.trim().eq_ignore_ascii_case(yes))
 }

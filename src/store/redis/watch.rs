@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::{StoreError, connect::Link, shared::BLACKLIST, value};
+use super::{Keys, StoreError, connect::Link, permissions, shared::BLACKLIST, value};
 use crate::store::watch::{Change, Notice, WAITING};
 
 /// A connection that is silently cut tells of nothing: it is asked something so often.
@@ -30,6 +30,7 @@ const TRY_EVERY: Duration = Duration::from_secs(60);
 
 pub struct Watch {
     link: Arc<Link>,
+    keys: Arc<Keys>,
     told: Option<Told>,
     refused: Option<Refused>,
     lost: bool,
@@ -55,8 +56,8 @@ struct Refused {
 }
 
 impl Watch {
-    pub(super) fn new(link: Arc<Link>) -> Watch {
-        Watch { link, told: None, refused: None, lost: false }
+    pub(super) fn new(link: Arc<Link>, keys: Arc<Keys>) -> Watch {
+        Watch { link, keys, told: None, refused: None, lost: false }
     }
 
     pub fn refused(&self) -> Option<&str> {
@@ -67,7 +68,7 @@ impl Watch {
     pub async fn next(&mut self) -> Result<Notice, StoreError> {
         loop {
             let Some(told) = &mut self.told else { return self.begin().await };
-            match told.next().await {
+            match told.next(&self.keys).await {
                 Some(notice) => return Ok(notice),
                 None => {
                     self.told = None;
@@ -120,7 +121,13 @@ impl Watch {
         let connection = self.link.pushed(push).await?;
         let mut told = Told { connection, pushes, flags, beat_at: Instant::now() + BEAT_EVERY };
         let mut pipeline = Pipeline::with_capacity(1);
-        pipeline.cmd("CLIENT").arg("TRACKING").arg("ON").arg("BCAST").arg("PREFIX").arg(BLACKLIST);
+        let command = pipeline.cmd("CLIENT").arg("TRACKING").arg("ON").arg("BCAST");
+        let theirs = [BLACKLIST, permissions::PERMISSIONS];
+        // A prefix within another one is refused; `store.prefix` may be anything.
+        let ours = Some(self.keys.cutoffs.as_str()).filter(|key| !theirs.iter().any(|prefix| key.starts_with(prefix)));
+        for prefix in theirs.into_iter().chain(ours) {
+            command.arg("PREFIX").arg(prefix);
+        }
         let asked = told.connection.send_packed_commands(&pipeline, 0, 1);
         let reply = asked.await.map_err(|error| self.link.failure(&error))?.pop();
         self.link.reply(reply)?;
@@ -130,7 +137,7 @@ impl Watch {
 
 impl Told {
     /// `None`: the connection is gone.
-    async fn next(&mut self) -> Option<Notice> {
+    async fn next(&mut self, keys: &Keys) -> Option<Notice> {
         loop {
             // The news may have found the queue full, so the flags are looked at as well.
             if self.flags.gone.load(Ordering::Acquire) {
@@ -143,7 +150,7 @@ impl Told {
             tokio::select! {
                 biased;
                 push = self.pushes.recv() => {
-                    if let Some(notice) = self.notice(push?) {
+                    if let Some(notice) = self.notice(push?, keys) {
                         return Some(notice);
                     }
                 }
@@ -162,7 +169,7 @@ impl Told {
     }
 
     /// All that is here already in one.
-    fn notice(&mut self, first: PushInfo) -> Option<Notice> {
+    fn notice(&mut self, first: PushInfo, known: &Keys) -> Option<Notice> {
         let mut changes = Vec::new();
         let mut next = Some(first);
         while let Some(push) = next {
@@ -171,7 +178,9 @@ impl Told {
                 break;
             }
             match push.data.into_iter().next() {
-                Some(Value::Array(keys)) => changes.extend(keys.into_iter().filter_map(value::text).filter_map(change)),
+                Some(Value::Array(keys)) => {
+                    changes.extend(keys.into_iter().filter_map(value::text).filter_map(|key| change(&key, known)));
+                }
                 // FLUSHALL and FLUSHDB name no keys.
                 _ => return Some(Notice::Everything),
             }
@@ -181,6 +190,12 @@ impl Told {
     }
 }
 
-fn change(key: String) -> Option<Change> {
-    key.strip_prefix(BLACKLIST).map(|jti| Change::Token(jti.to_owned()))
+fn change(key: &str, known: &Keys) -> Option<Change> {
+    if key == known.cutoffs {
+        return Some(Change::CutOffs);
+    }
+    match key.strip_prefix(BLACKLIST) {
+        Some(jti) => Some(Change::Token(jti.to_owned())),
+        None => permissions::user_of(key).map(|user_id| Change::Permissions(user_id.to_owned())),
+    }
 }

@@ -155,6 +155,46 @@ impl ControlClient {
         }
     }
 
+    pub async fn cut_off(&self, user_id: &str, before_ms: u64) -> Result<u64, StoreError> {
+        match self.ask(&Request::CutOff { user_id: user_id.to_owned(), before_ms }).await? {
+            Response::Time { ms: Some(ms) } => Ok(ms),
+            other => self.odd(&other),
+        }
+    }
+
+    pub async fn cut_off_of(&self, user_id: &str) -> Result<Option<u64>, StoreError> {
+        match self.ask(&Request::CutOffOf { user_id: user_id.to_owned() }).await? {
+            Response::Time { ms } => Ok(ms),
+            other => self.odd(&other),
+        }
+    }
+
+    async fn names(&self, request: &Request) -> Result<Vec<String>, StoreError> {
+        match self.ask(request).await? {
+            Response::Names { names } => Ok(names),
+            other => self.odd(&other),
+        }
+    }
+
+    pub async fn permissions(&self, user_id: &str) -> Result<Vec<String>, StoreError> {
+        self.names(&Request::Permissions { user_id: user_id.to_owned() }).await
+    }
+
+    pub async fn permissions_at(&self, user_id: &str, resource: Option<&str>) -> Result<Vec<String>, StoreError> {
+        self.names(&Request::PermissionsAt { user_id: user_id.to_owned(), resource: resource.map(str::to_owned) }).await
+    }
+
+    pub async fn grant(
+        &self,
+        user_id: &str,
+        resource: Option<&str>,
+        names: &[String],
+        grant: Grant,
+    ) -> Result<Vec<String>, StoreError> {
+        let (user_id, resource) = (user_id.to_owned(), resource.map(str::to_owned));
+        self.names(&Request::Grant { user_id, resource, names: names.to_vec(), grant }).await
+    }
+
     pub async fn stream_info(&self, stream: &str) -> Result<Option<StreamInfo>, StoreError> {
         match self.ask(&Request::StreamInfo { stream: stream.to_owned() }).await? {
             Response::Stream { info } => Ok(info),
@@ -341,6 +381,35 @@ impl Access {
 
     pub async fn blacklist(&self, jti: &str, ttl: Duration) -> Result<(), StoreError> {
         either!(self, s => s.blacklist(jti, ttl).await)
+    }
+
+    pub async fn cut_off(&self, user_id: &str, before_ms: u64) -> Result<u64, StoreError> {
+        either!(self, s => s.cut_off(user_id, before_ms).await)
+    }
+
+    pub async fn cut_off_of(&self, user_id: &str) -> Result<Option<u64>, StoreError> {
+        match self {
+            Access::Direct(store) => Ok(store.revocations(user_id, None).await?.1),
+            Access::Control(client) => client.cut_off_of(user_id).await,
+        }
+    }
+
+    pub async fn permissions(&self, user_id: &str) -> Result<Vec<String>, StoreError> {
+        either!(self, s => s.permissions(user_id).await)
+    }
+
+    pub async fn permissions_at(&self, user_id: &str, resource: Option<&str>) -> Result<Vec<String>, StoreError> {
+        either!(self, s => s.permissions_at(user_id, resource).await)
+    }
+
+    pub async fn grant(
+        &self,
+        user_id: &str,
+        resource: Option<&str>,
+        names: &[String],
+        grant: Grant,
+    ) -> Result<Vec<String>, StoreError> {
+        either!(self, s => s.grant(user_id, resource, names, grant).await)
     }
 
     pub async fn blacklisted(&self, jti: &str) -> Result<bool, StoreError> {
