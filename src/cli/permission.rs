@@ -4,8 +4,12 @@ use clap::{Args, Subcommand};
 
 use super::{Failure, Global, reach, reach::Reach, terminal};
 use crate::{
+    auth::{
+        journal::Entry,
+        people::{self, person::Person},
+    },
     config::Config,
-    store::{Grant, StoreError},
+    store::{Grant, StoreError, record::Table},
 };
 
 #[derive(Clone, Debug, Args)]
@@ -61,19 +65,19 @@ pub struct Check {
     /// Among those for this resource [default: among all that count here]
     #[arg(long, value_name = "ID")]
     pub resource: Option<String>,
-    /// Look also into what this role has in [auth.roles]
+    /// Look also into what this role has in [auth.roles] [default: the role of the user's account, if he has one]
     #[arg(long, value_name = "ROLE")]
     pub role: Option<String>,
 }
 
 #[derive(Clone, Debug, Args)]
 pub struct Setup {
-    /// User id; may be repeated
-    #[arg(long = "user", value_name = "ID", required = true)]
+    /// User id; may be repeated [default: everybody who has an account, each by the role of it]
+    #[arg(long = "user", value_name = "ID", requires = "role")]
     pub users: Vec<String>,
     /// Their role
-    #[arg(long, value_name = "ROLE")]
-    pub role: String,
+    #[arg(long, value_name = "ROLE", requires = "users")]
+    pub role: Option<String>,
 }
 
 pub async fn run(global: &Global, args: Permission) -> Result<(), Failure> {
@@ -108,13 +112,20 @@ fn role(config: &Config, role: &str) -> Result<Vec<String>, Failure> {
     })
 }
 
+/// Everybody who has an account.
+async fn everybody(store: &Reach) -> Result<Vec<Person>, StoreError> {
+    let most = usize::try_from(Table::People.most()).unwrap_or(usize::MAX);
+    let all = store.records(Table::People, "", most).await?;
+    all.iter().map(|(name, body)| people::read(name, body)).collect()
+}
+
 async fn change(config: &Config, args: &Change, grant: Grant) -> Result<(), Failure> {
     let (what, done) = match grant {
         Grant::Give => ("grant the permissions", "granted"),
         Grant::Take => ("revoke the permissions", "revoked"),
     };
     let store = Reach::need(config, what).await?;
-    let changed = store.grant(&args.user, args.resource.as_deref(), &args.permissions, grant).await;
+    let changed = write(config, &store, &args.user, args.resource.as_deref(), &args.permissions, grant).await;
     store.close().await;
     let changed = changed.map_err(|error| failed(what, &error))?;
     let user = terminal::plain(&args.user);
@@ -128,58 +139,99 @@ async fn change(config: &Config, args: &Change, grant: Grant) -> Result<(), Fail
     Ok(())
 }
 
+/// Changes what the store has, and notes it.
+async fn write(
+    config: &Config,
+    store: &Reach,
+    user: &str,
+    resource: Option<&str>,
+    permissions: &[String],
+    grant: Grant,
+) -> Result<Vec<String>, StoreError> {
+    let changed = store.grant(user, resource, permissions, grant).await?;
+    for name in &changed {
+        let entry = match grant {
+            Grant::Give => Entry::permission_granted(name, resource),
+            Grant::Take => Entry::permission_revoked(name, resource),
+        };
+        store.note(config, entry.user(user, None)).await;
+    }
+    Ok(changed)
+}
+
 /// What is granted at one key, or all that counts here.
-async fn granted(config: &Config, user: &str, resource: Option<&str>) -> Result<Vec<String>, Failure> {
-    let what = "read the permissions";
-    let store = Reach::need(config, what).await?;
-    let found = match resource {
+async fn granted(store: &Reach, user: &str, resource: Option<&str>) -> Result<Vec<String>, StoreError> {
+    match resource {
         Some(resource) => store.permissions_at(user, Some(resource)).await,
         None => store.permissions(user).await,
-    };
-    store.close().await;
-    found.map_err(|error| failed(what, &error))
+    }
 }
 
 async fn list(config: &Config, args: &List) -> Result<(), Failure> {
-    for name in granted(config, &args.user, args.resource.as_deref()).await? {
+    let what = "read the permissions";
+    let store = Reach::need(config, what).await?;
+    let found = granted(&store, &args.user, args.resource.as_deref()).await;
+    store.close().await;
+    for name in found.map_err(|error| failed(what, &error))? {
         terminal::line(&terminal::plain(&name));
     }
     Ok(())
 }
 
 async fn check(config: &Config, args: &Check) -> Result<(), Failure> {
-    let by_role = args.role.as_ref().map_or(Ok(Vec::new()), |name| role(config, name))?;
+    let mut has = args.role.as_ref().map_or(Ok(Vec::new()), |name| role(config, name))?;
+    let what = "read the permissions";
+    let store = Reach::need(config, what).await?;
+    let asked = async {
+        if args.role.is_none()
+            && let Some(person) = everybody(&store).await?.into_iter().find(|person| person.user_id == args.user)
+        {
+            // A role that is in the table no more grants nothing.
+            has.extend(person.role.and_then(|name| role(config, &name).ok()).unwrap_or_default());
+            has.extend(person.permissions);
+        }
+        has.extend(granted(&store, &args.user, args.resource.as_deref()).await?);
+        Ok(has)
+    };
+    let has = asked.await;
+    store.close().await;
+    let has = has.map_err(|error: StoreError| failed(what, &error))?.contains(&args.permission);
     let (user, permission) = (terminal::plain(&args.user), terminal::plain(&args.permission));
-    let has = by_role.contains(&args.permission)
-        || granted(config, &args.user, args.resource.as_deref()).await?.contains(&args.permission);
-    if has {
-        terminal::line(&format!("{user} has {permission}"));
-        return Ok(());
-    }
-    terminal::line(&format!("{user} does not have {permission}"));
-    Err(Failure::Run(String::new()))
+    terminal::line(&format!("{user} {} {permission}", if has { "has" } else { "does not have" }));
+    if has { Ok(()) } else { Err(Failure::Run(String::new())) }
 }
 
 /// A's `setup_default_permissions`.
 async fn setup(config: &Config, args: &Setup) -> Result<(), Failure> {
-    let permissions = role(config, &args.role)?;
+    let given = args.role.as_ref().map(|name| role(config, name)).transpose()?;
     let what = "write the permissions";
     let store = Reach::need(config, what).await?;
-    let mut outcome = Ok(());
-    for user in &args.users {
-        match store.grant(user, None, &permissions, Grant::Give).await {
-            Ok(changed) => {
-                let (user, new, all) = (terminal::plain(user), changed.len(), permissions.len());
-                terminal::line(&format!("{user}: {new} of the {all} permissions of {} are new", args.role.trim().to_uppercase()));
+    let done = async {
+        let mut wanted: Vec<(String, String, Vec<String>)> = Vec::new();
+        match (given, &args.role) {
+            (Some(permissions), Some(name)) => {
+                wanted.extend(args.users.iter().map(|user| (user.clone(), name.clone(), permissions.clone())));
             }
-            Err(error) => {
-                outcome = Err(failed(what, &error));
-                break;
+            _ => {
+                for person in everybody(&store).await? {
+                    let known = person.role.and_then(|name| role(config, &name).ok().map(|permissions| (name, permissions)));
+                    wanted.extend(known.map(|(name, permissions)| (person.user_id, name, permissions)));
+                }
             }
         }
-    }
+        for (user, name, permissions) in &wanted {
+            let changed = write(config, &store, user, None, permissions, Grant::Give).await?;
+            let (user, new, all, name) = (terminal::plain(user), changed.len(), permissions.len(), terminal::plain(name.trim()));
+            terminal::line(&format!("{user}: {new} of the {all} permissions of {} are new", name.to_uppercase()));
+        }
+        Ok(wanted.is_empty())
+    };
+    let done = done.await;
     store.close().await;
-    outcome
+    if done.map_err(|error: StoreError| failed(what, &error))? {
+        terminal::line("nobody has an account with a role of [auth.roles]; name users by --user, with their --role");
+    }
+    Ok(())
 }
 
 #[cfg(test)]

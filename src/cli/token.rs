@@ -256,8 +256,14 @@ async fn revoke_all(config: &Config, user: &str, before: Option<u64>) -> Result<
     }
     let store = Reach::need(config, "revoke the tokens").await?;
     let done = store.cut_off(user, before_ms).await;
+    if done.is_ok() {
+        store.note(config, Entry::tokens_revoked().user(user, None)).await;
+    }
     store.close().await;
-    let in_force = done.map_err(|error| reach::failed("revoke the tokens", &error))?;
+    let in_force = done.map_err(|error| match error {
+        StoreError::Refused(text) if text.starts_with("a user id") => Failure::usage(text),
+        error => reach::failed("revoke the tokens", &error),
+    })?;
     terminal::line(&format!("revoked the tokens of {} issued before {}", terminal::plain(user), wire::rfc3339(in_force)));
     Ok(())
 }

@@ -99,6 +99,8 @@ pub(super) async fn disconnect(FromState(state): FromState<Arc<State>>, request:
         (None, None, Some(wanted), None) => (state.hub.disconnect(|info| info.jti.as_deref() == Some(wanted.as_str())), None),
         (None, Some(wanted), None, Some(before)) => {
             let before_ms = cut_off(&state, &wanted, time(&before)?).await?;
+            let revoked = Entry::tokens_revoked().user(&wanted, None).by(&by.user_id);
+            state.auth.journal().note(peer.map_or_else(|| revoked.clone(), |peer| revoked.clone().from(peer)));
             let out = |bearer: &Bearer<'_>| bearer.user_id == wanted && is_cut_off(bearer.issued_at_ms, before_ms);
             // The other nodes hear of it from the store.
             (state.hub.end(CloseCode::Revoked, out), Some(wire::rfc3339(before_ms)))

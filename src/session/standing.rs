@@ -159,27 +159,12 @@ pub async fn standing(ctx: Arc<Context>) {
     }
 }
 
+/// Each by itself: what an ACL forbids of one must not keep the others from being looked at.
 async fn look(ctx: &Context, pending: &Pending) -> Result<(), StoreError> {
-    if pending.everything || !pending.tokens.is_empty() {
-        tokens(ctx, pending).await?;
-    }
-    if pending.everything || pending.cut_offs {
-        let everybody: Vec<String> = users(ctx, |_| true);
-        for part in everybody.chunks(ASKED_AT_ONCE) {
-            cut_offs(ctx, ctx.store.cut_offs(part).await?);
-        }
-    }
-    if pending.everything || !pending.users.is_empty() {
-        let concerned = users(ctx, |user_id| pending.everything || pending.users.contains(user_id));
-        for part in concerned.chunks(ASKED_AT_ONCE) {
-            let granted = ctx.store.permissions_among(part).await?;
-            let (ended, told) = ctx.hub.grant(&part.iter().cloned().zip(granted).collect());
-            if ended + told > 0 {
-                tracing::info!(told, ended, "permissions have changed; connections that may no longer see are ended");
-            }
-        }
-    }
-    Ok(())
+    let tokens = tokens(ctx, pending).await;
+    let cut_offs = cut_offs(ctx, pending).await;
+    let permissions = permissions(ctx, pending).await;
+    tokens.and(cut_offs).and(permissions)
 }
 
 /// Those who are in, each once.
@@ -194,6 +179,9 @@ fn users(ctx: &Context, mut which: impl FnMut(&str) -> bool) -> Vec<String> {
 }
 
 async fn tokens(ctx: &Context, pending: &Pending) -> Result<(), StoreError> {
+    if !pending.everything && pending.tokens.is_empty() {
+        return Ok(());
+    }
     let mut live: HashMap<String, u64> = HashMap::new();
     ctx.hub.each_bearer(|bearer| {
         if let Some(jti) = bearer.jti.filter(|jti| pending.everything || pending.tokens.contains(*jti)) {
@@ -214,17 +202,38 @@ async fn tokens(ctx: &Context, pending: &Pending) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn cut_offs(ctx: &Context, found: Vec<(String, u64)>) {
-    if found.is_empty() {
-        return;
+async fn cut_offs(ctx: &Context, pending: &Pending) -> Result<(), StoreError> {
+    if !pending.everything && !pending.cut_offs {
+        return Ok(());
     }
-    let found: HashMap<String, u64> = found.into_iter().collect();
-    found.iter().for_each(|(user_id, before_ms)| ctx.auth.cut_off(user_id, *before_ms));
-    let out = |bearer: &Bearer<'_>| found.get(bearer.user_id).is_some_and(|before| is_cut_off(bearer.issued_at_ms, *before));
-    let ended = ctx.hub.end(CloseCode::Revoked, out);
-    if ended > 0 {
-        tracing::info!(connections = ended, "tokens issued before a given time were revoked; their connections are ended");
+    for part in users(ctx, |_| true).chunks(ASKED_AT_ONCE) {
+        let found: HashMap<String, u64> = ctx.store.cut_offs(part).await?.into_iter().collect();
+        if found.is_empty() {
+            continue;
+        }
+        found.iter().for_each(|(user_id, before_ms)| ctx.auth.cut_off(user_id, *before_ms));
+        let out = |bearer: &Bearer<'_>| found.get(bearer.user_id).is_some_and(|before| is_cut_off(bearer.issued_at_ms, *before));
+        let ended = ctx.hub.end(CloseCode::Revoked, out);
+        if ended > 0 {
+            tracing::info!(connections = ended, "tokens issued before a given time were revoked; their connections are ended");
+        }
     }
+    Ok(())
+}
+
+async fn permissions(ctx: &Context, pending: &Pending) -> Result<(), StoreError> {
+    if !pending.everything && pending.users.is_empty() {
+        return Ok(());
+    }
+    let concerned = users(ctx, |user_id| pending.everything || pending.users.contains(user_id));
+    for part in concerned.chunks(ASKED_AT_ONCE) {
+        let granted = ctx.store.permissions_among(part).await?;
+        let (ended, told) = ctx.hub.grant(&part.iter().cloned().zip(granted).collect());
+        if ended + told > 0 {
+            tracing::info!(told, ended, "permissions have changed; connections that may no longer see are ended");
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ import pytest
 
 import tokens
 from crowd import Crowd
-from test_commands import run
+from test_commands import one_sentence, run
+from wait import until
 
 AT_MOST = 2.0
 
@@ -92,3 +93,63 @@ def test_a_command_revokes_at_once(daemon):
         assert "blacklisted" in client.closed(3503)[1]
     other.send(type="ping", id=1)
     other.frame("pong")
+
+
+def command(daemon, *arguments):
+    return run(*arguments, "--config", daemon.config_path, env={"JWT_SECRET_KEY": tokens.SECRET}, cwd=daemon.directory)
+
+
+def test_permissions_from_a_terminal(daemon):
+    """Granted and taken by a command, in force on who is connected, on either store; each noted in auditcast's own trail."""
+    observer = tokens.token(user_id="9", permissions=(), role="observer")
+    refused = daemon.api("/alerts", token=observer)
+    assert refused.status_code == 403
+    done = command(daemon, "permission", "grant", "9", "audit.view", "Historial de Conversaciones")
+    assert (done.returncode, done.stdout) == (0, "granted audit.view, Historial de Conversaciones to 9\n"), done.stderr
+    client = until("the grant counts", lambda: daemon.ws(observer)).hello()
+    assert "Historial de Conversaciones" in client.frame("hello")["permissions"]
+    assert command(daemon, "permission", "list", "9").stdout == "Historial de Conversaciones\naudit.view\n"
+    done = command(daemon, "permission", "grant", "9", "admin.access", "--resource", "auditcast")
+    assert done.stdout == "granted admin.access to 9 for auditcast\n"
+    assert "admin.access" in client.frame("permissions")["permissions"]
+    assert daemon.api("/connections/disconnect", "POST", token=observer, json={"user_id": "nobody"}).status_code == 200
+    for permission, code in (("admin.access", 0), ("user.manage", 1)):
+        assert command(daemon, "permission", "check", "9", permission).returncode == code
+    assert command(daemon, "permission", "check", "9", "agent.manage", "--role", "researcher").returncode == 0
+    command(daemon, "permission", "revoke", "9", "admin.access", "--resource", "auditcast")
+    done = command(daemon, "permission", "revoke", "9", "audit.view", "not.there")
+    assert done.stdout == "revoked audit.view from 9\n"
+    client.closed(3507)
+
+    done = command(daemon, "permission", "setup", "--user", "10", "--user", "11", "--role", "observer")
+    assert done.stdout == "".join(f"{user}: 2 of the 2 permissions of OBSERVER are new\n" for user in ("10", "11"))
+    assert command(daemon, "permission", "list", "11").stdout == "data.view\nsession.view\n"
+    assert command(daemon, "permission", "setup").returncode == 0
+    for wrong in (("grant", "9", ""), ("grant", "9", "a\nb"), ("grant", "9", "x", "--resource", "a:b"), ("setup", "--user", "9"),
+                  ("setup", "--user", "9", "--role", "nobody"), ("grant", "9")):
+        done = command(daemon, "permission", *wrong)
+        one_sentence(done, 2)
+    frame = lambda kind, permission: [e for e in seen.all(type="security_event", event_type=kind) if e["details"]["permission"] == permission]  # noqa: E731
+    with daemon.ws(query={"events": "low"}) as seen:
+        seen.hello()
+        command(daemon, "permission", "grant", "12", "a b", "c")
+        until("each is noted", lambda: frame("permission.granted", "a b") and frame("permission.granted", "c"))
+
+
+def test_all_tokens_of_a_user_from_before(daemon):
+    """`token revoke --user` cuts what was issued before, for good; a later token is let in."""
+    old = tokens.token(user_id="9", jti="old", iat=int(time.time()) - 10)
+    clients = [daemon.ws(old).hello(), daemon.ws(tokens.token(user_id="9", iat=None)).hello()]
+    for arguments in (("--user", "9", "--before", "2999-01-01T00:00:00Z"), ("--user", ""), ("--before", "2001-01-01T00:00:00Z"), ("--user", "9", "--jti", "x")):
+        assert command(daemon, "token", "revoke", *arguments).returncode == 2, arguments
+    done = command(daemon, "token", "revoke", "--user", "9")
+    assert done.returncode == 0 and done.stdout.startswith("revoked the tokens of 9 issued before 2"), done
+    for client in clients:
+        assert "blacklisted" in client.closed(3503)[1]
+    daemon.restart()
+    refused = daemon.api("/alerts", token=old)
+    assert refused.status_code == 401 and "blacklisted" in refused.text
+    done = command(daemon, "token", "inspect", old)
+    assert done.returncode == 1 and "blacklisted" in done.stdout
+    daemon.ws(tokens.token(user_id="9", iat=int(time.time()) + 5)).hello()
+    daemon.ws(tokens.token(user_id="10")).hello()

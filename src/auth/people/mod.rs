@@ -274,11 +274,14 @@ impl People {
         let person = self.person(&token.username).await?.ok_or_else(unknown)?;
         let own = Chance::draw().map_err(|_| Refused::Issue(IssueError::NoRandomness))?.own;
         let times = self.inner.options.times();
+        let (_, cut_off_ms) = self.inner.store.revocations(&person.user_id, None).await?;
         let (person, renewed) = self
             .change(person, |person| {
                 if person.disabled {
                     return Err(unknown());
                 }
+                // Whose tokens were revoked up to some time signs in again.
+                person.end_begun_before(cut_off_ms.unwrap_or(0));
                 match person.refresh(&token, own.clone(), active, now_ms, &times) {
                     // The session has ended with this: that has to be stored.
                     Err(stale @ (Stale::Reused | Stale::TimedOut)) => Ok(Err(stale)),

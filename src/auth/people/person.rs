@@ -356,6 +356,11 @@ impl Person {
         later
     }
 
+    /// Ends the sessions that began before this, Unix ms.
+    pub fn end_begun_before(&mut self, before_ms: u64) {
+        self.sessions.iter_mut().filter(|session| session.begun_ms < before_ms).for_each(|session| session.void = true);
+    }
+
     /// Ends one session, or all. The access tokens that [`Person::void_tokens`] then names are still good.
     pub fn end(&mut self, session: Option<&str>) -> bool {
         let mut any = false;

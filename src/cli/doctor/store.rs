@@ -113,7 +113,8 @@ fn version(text: &str) -> Option<(u32, u32)> {
 
 /// What no source has to be there for: auditcast's own keys, A's, and that both may be read.
 async fn rights(report: &mut Report, store: &Store) {
-    let probes: [(&str, Result<(), StoreError>); 4] = [
+    let probes: [(&str, Result<(), StoreError>); 5] = [
+        ("look up who has had his tokens revoked", store.cut_offs(&[PROBE.to_owned()]).await.map(drop)),
         ("read the alert log", store.log_bounds().await.map(drop)),
         ("read revoked tokens (jwt:blacklist:*)", store.blacklisted(PROBE).await.map(drop)),
         ("read permissions (permissions:*)", store.permissions(PROBE).await.map(drop)),
@@ -141,10 +142,14 @@ async fn tracking(report: &mut Report, store: &Store) {
     let mut watch = store.watch();
     match (watch.next().await, watch.refused()) {
         (Err(error), _) => report.fail("tracking", error.to_string(), remedy(&error)),
-        (Ok(_), None) => report.ok("tracking", "CLIENT TRACKING is allowed, so connections with revoked tokens are cut at once"),
+        (Ok(_), None) => {
+            report.ok("tracking", "CLIENT TRACKING is allowed, so revoked tokens and permissions take effect at once")
+        }
         (Ok(_), Some(why)) => report.warn(
             "tracking",
-            format!("CLIENT TRACKING is refused, so the tokens of all connections are looked up every second: {why}"),
+            format!(
+                "CLIENT TRACKING is refused, so the tokens and permissions of all connections are looked up every second: {why}"
+            ),
             "allow +client|tracking (ACL)",
         ),
     }
