@@ -236,28 +236,28 @@ impl Hub {
         let (mut ended, mut told) = (0, 0);
         {
             let mut registry = unpoisoned(self.registry.lock());
-            let mut changed: HashSet<Arc<str>> = HashSet::new();
+            // Whether they are others than before.
+            let mut concerned: HashMap<Arc<str>, bool> = HashMap::new();
             for (user_id, granted) in granted {
                 let Some((user_id, _)) = registry.users.get_key_value(user_id.as_str()) else { continue };
                 let user_id = user_id.clone();
-                if let Some(user) = registry.users.get_mut(&user_id)
-                    && *user.granted != **granted
-                {
+                let Some(user) = registry.users.get_mut(&user_id) else { continue };
+                let changed = *user.granted != **granted;
+                if changed {
                     user.granted = granted.as_slice().into();
-                    changed.insert(user_id);
                 }
-            }
-            if changed.is_empty() {
-                return (0, 0);
+                concerned.insert(user_id, changed);
             }
             for (entry, named) in registry.connections.values() {
-                let Some(named) = named.as_ref().filter(|named| changed.contains(&named.user_id)) else { continue };
+                let Some(named) = named else { continue };
+                let Some(changed) = concerned.get(&named.user_id) else { continue };
                 let granted = registry.users.get(&named.user_id).map(|user| &*user.granted).unwrap_or_default();
-                if may_see(&named.claimed) || may_see(granted) {
+                // Judged also where nothing has changed: who came in meanwhile did so by what the store said then.
+                if !may_see(&named.claimed) && !may_see(granted) {
+                    ended += usize::from(entry.ended.set(CloseCode::Forbidden).is_ok());
+                } else if *changed {
                     entry.changed.store(true, Ordering::Relaxed);
                     told += 1;
-                } else if entry.ended.set(CloseCode::Forbidden).is_ok() {
-                    ended += 1;
                 }
             }
         }

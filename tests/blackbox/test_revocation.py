@@ -99,8 +99,9 @@ def command(daemon, *arguments):
     return run(*arguments, "--config", daemon.config_path, env={"JWT_SECRET_KEY": tokens.SECRET}, cwd=daemon.directory)
 
 
-def test_permissions_from_a_terminal(daemon):
+def test_permissions_from_a_terminal(store, make_daemon):
     """Granted and taken by a command, in force on who is connected, on either store; each noted in auditcast's own trail."""
+    daemon = make_daemon(store, journal={"enabled": True}).start()
     observer = tokens.token(user_id="9", permissions=(), role="observer")
     refused = daemon.api("/alerts", token=observer)
     assert refused.status_code == 403
