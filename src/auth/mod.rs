@@ -230,6 +230,7 @@ impl Auth {
             let grants = self.grants();
             (grants.get(&principal.user_id, now_ms), grants.changes())
         };
+        let is_known = known.is_some();
         // Boxed: who is verified already holds no room for the question.
         let asked = Box::pin(self.ask(&principal.user_id, principal.jti.as_deref(), known));
         let standing = match tokio::time::timeout(STORE_TIMEOUT, asked).await {
@@ -251,7 +252,9 @@ impl Auth {
             }
             answer => answer.map_err(unavailable)?,
         };
-        self.grants().put(&principal.user_id, &granted, now_ms, changes);
+        if !is_known {
+            self.grants().put(&principal.user_id, &granted, now_ms, changes);
+        }
         principal.is_granted(granted);
         Ok(principal)
     }
