@@ -19,6 +19,7 @@ use crate::{auth, config::Config, server, source::Kind, store::Target};
 mod daemon;
 mod people;
 mod store;
+mod tls;
 
 #[derive(Clone, Debug, Default, Args)]
 pub struct Doctor {
@@ -35,6 +36,8 @@ enum Verdict {
     Ok,
     Warn,
     Fail,
+    /// Nothing that a program can see.
+    ByHand,
 }
 
 #[derive(Default)]
@@ -49,6 +52,7 @@ impl Report {
             Verdict::Ok => "ok  ",
             Verdict::Warn => "warn",
             Verdict::Fail => "fail",
+            Verdict::ByHand => "by hand",
         };
         self.fails += usize::from(verdict == Verdict::Fail);
         let remedy = if remedy.is_empty() { String::new() } else { format!("; {remedy}") };
@@ -65,6 +69,28 @@ impl Report {
 
     fn fail(&mut self, name: &str, text: impl AsRef<str>, remedy: impl AsRef<str>) {
         self.tell(Verdict::Fail, name, text.as_ref(), remedy.as_ref());
+    }
+}
+
+/// What the guides' checklists ask before a deployment and a program cannot see.
+const BY_HAND_BEFORE: [(&str, &str); 2] = [
+    ("tests", "run tests/run on the version that is to be installed: its last line says 0 failed"),
+    ("keys", "JWT_SECRET_KEY, ENCRYPTION_KEY and passwords are made by a generator, kept in a vault, and have a day of renewal"),
+];
+
+/// The same, afterwards.
+const BY_HAND_AFTER: [(&str, &str); 6] = [
+    ("dashboard", "open the page: it says live, and the alert below appears"),
+    ("notifications", "auditcast emit auth.suspicious_activity --user doctor: whoever is on call hears of it"),
+    ("rate limiting", "sign in six times with a wrong password: the sixth is refused with 429"),
+    ("sign-in", "the right password lets in, a wrong one does not, one that is too short is not taken by auditcast user passwd"),
+    ("session", "leave the page alone: it warns before the session ends, and renews it when it is used"),
+    ("sign-out", "sign out: going back shows the form, and the token is refused"),
+];
+
+fn by_hand(report: &mut Report, list: &[(&str, &str)]) {
+    for (name, what) in list {
+        report.tell(Verdict::ByHand, name, what, "");
     }
 }
 
@@ -87,6 +113,12 @@ pub async fn run(global: &Global, args: &Doctor) -> Result<(), Failure> {
         None if args.post => report.fail("daemon", "listen.ops takes a free port (0)", "give it a port"),
         _ => listeners(&mut report, &config),
     }
+    if args.pre {
+        by_hand(&mut report, &BY_HAND_BEFORE);
+    }
+    if args.post {
+        by_hand(&mut report, &BY_HAND_AFTER);
+    }
     match report.fails {
         0 => Ok(()),
         1 => Err(Failure::run("1 check failed")),
@@ -97,6 +129,7 @@ pub async fn run(global: &Global, args: &Doctor) -> Result<(), Failure> {
 /// A's checklist before deployment: what is configured, and what it stands on.
 async fn before(report: &mut Report, config: &Config) {
     exposure(report, config);
+    tls::check(report, config);
     // To look is not to make.
     let absent = match &config.store.target {
         Target::Embedded(dir) => matches!(std::fs::metadata(dir), Err(error) if error.kind() == ErrorKind::NotFound),
@@ -107,6 +140,7 @@ async fn before(report: &mut Report, config: &Config) {
         Some(Ok(reach)) => {
             report.ok("store", format!("{} answers and runs scripts", reach.describe()));
             store::check(report, config, &reach).await;
+            people::check(report, &reach).await;
             reach.close().await;
         }
         Some(Err(error)) => {
@@ -125,6 +159,20 @@ async fn before(report: &mut Report, config: &Config) {
 
 /// Fewer different bytes than this are no random key, however long it is.
 const KEY_VARIETY_MIN: usize = 8;
+/// A key whose bytes are as unlike as those of so many random bits is well; 32 hexadecimal digits come near 120.
+const KEY_BITS_MIN: f64 = 96.0;
+
+/// How unlike a key's bytes are (Shannon), in bits: an upper bound of how hard it is to guess.
+fn bits(key: &[u8]) -> f64 {
+    let mut counts = [0_u32; 256];
+    for byte in key {
+        if let Some(count) = counts.get_mut(usize::from(*byte)) {
+            *count += 1;
+        }
+    }
+    let all = key.len() as f64;
+    counts.iter().filter(|count| **count > 0).map(|count| f64::from(*count)).map(|n| n * (all / n).log2()).sum()
+}
 
 fn secrets(report: &mut Report, config: &Config) {
     match config.secret() {
@@ -136,6 +184,9 @@ fn secrets(report: &mut Report, config: &Config) {
             if bytes.len() < KEY_VARIETY_MIN {
                 let text = format!("{text}, but only {} different ones", bytes.len());
                 report.warn("secret", text, token::HOW_TO_MAKE_A_SECRET);
+            } else if bits(&secret.0) < KEY_BITS_MIN {
+                let text = format!("{text}, worth at most {:.0} random bits", bits(&secret.0));
+                report.warn("secret", text, token::HOW_TO_MAKE_A_SECRET);
             } else {
                 report.ok("secret", text);
             }
@@ -146,6 +197,11 @@ fn secrets(report: &mut Report, config: &Config) {
         && redis_password(url).is_some_and(|password| auth::is_sample(password.as_bytes()))
     {
         report.warn("secret", "REDIS_PASSWORD is the sample text of the guide, which everybody knows", "set one of your own");
+    }
+    if config.sign_in.encryption_key.is_none() {
+        let remedy =
+            "set ENCRYPTION_KEY (openssl rand -base64 32): without it the secrets of second factors lie open in the store";
+        report.warn("encryption", "no ENCRYPTION_KEY is set", remedy);
     }
     if config.sample_encryption_key {
         report.warn("secret", "ENCRYPTION_KEY is the sample text of the guide, which everybody knows", "set one of your own");
@@ -247,7 +303,19 @@ fn listeners(report: &mut Report, config: &Config) {
 
 #[cfg(test)]
 mod tests {
-    use super::redis_exposure;
+    use super::{KEY_BITS_MIN, bits, redis_exposure};
+
+    #[test]
+    fn a_key_is_as_good_as_its_bytes_are_unlike() {
+        for (key, good) in [
+            ("aB3kZ9q+1mXw7Lp0RtYs5VhNcE2uJfDgQ8oTiK4lMzUxWyPbHnGvCeSrAdFjOIa6", true),
+            ("9f86d081884c7d659a2feaa0c55ad015", true),
+            ("abababababababababababababababababababab", false),
+            ("00000000000000000000000000000000000000000000000000000000passwort", false),
+        ] {
+            assert_eq!(bits(key.as_bytes()) >= KEY_BITS_MIN, good, "{key}: {}", bits(key.as_bytes()));
+        }
+    }
 
     #[test]
     fn a_store_elsewhere_wants_a_password_and_tls() {

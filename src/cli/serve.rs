@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -30,9 +31,29 @@ impl From<ServerError> for Failure {
     }
 }
 
+/// Files that are open beside the clients' sockets: the store's, listeners, the runtime's.
+const FILES_BESIDE: u64 = 256;
+
+/// As many files as this process may have: shells give a part of it, for programs that count on few.
+fn raise_files(config: &Config) {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum || limit.maximum.is_none() {
+        // What is refused stays as it was, and is looked at below.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    }
+    let wanted = config.session.connections_max as u64 + FILES_BESIDE;
+    if let Some(files) = getrlimit(Resource::Nofile).current.filter(|files| *files < wanted) {
+        let connections = config.session.connections_max;
+        tracing::warn!(
+            "limits.connections allows {connections}, and this process may open {files} files: raise LimitNOFILE (ulimit -n)"
+        );
+    }
+}
+
 pub async fn run(global: Global, _args: Serve) -> Result<(), Failure> {
     let config = global.load()?;
     let level = logging::start(&config.log);
+    raise_files(&config);
     let shown = config.path.as_ref().map_or("built-in".to_owned(), |p| p.display().to_string());
     let server = Server::bind(config.clone(), REVISION).await?;
     terminal::line(&format!("config={shown}"));

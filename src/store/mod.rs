@@ -484,6 +484,14 @@ impl Store {
         }
     }
 
+    /// Who auditcast is to the server: `user`, `flags`, `commands`, `keys`; nothing for the embedded store.
+    pub async fn acl(&self) -> Result<BTreeMap<String, String>, StoreError> {
+        match self {
+            Store::Redis(s) => s.acl().await,
+            Store::Embedded(_) => Ok(BTreeMap::new()),
+        }
+    }
+
     /// Keys of A's that match `pattern` (`audit:event:*`), in pages: (next cursor, keys). Cursor 0 starts and ends a round.
     pub async fn scan_keys(&self, pattern: &str, cursor: u64) -> Result<(u64, Vec<String>), StoreError> {
         both!(self, s => s.scan_keys(pattern, cursor).await)

@@ -22,7 +22,7 @@ def doctor(*arguments, **options):
     assert "panicked" not in done.stderr and done.returncode in (0, 1), done.stderr
     lines = {}
     for line in done.stdout.splitlines():
-        verdict, rest = line[:4].strip(), line[5:]
+        verdict, rest = ("by hand", line[8:]) if line.startswith("by hand ") else (line[:4].strip(), line[5:])
         name, text = rest.split(": ", 1)
         lines.setdefault(name, []).append((verdict, text))
     assert done.returncode == int(any(v == "fail" for found in lines.values() for v, _ in found)), done.stdout

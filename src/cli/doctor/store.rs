@@ -44,6 +44,7 @@ pub(super) async fn check(report: &mut Report, config: &Config, reach: &Reach) {
             Err(error) => unknown(report, &format!("it does not say how it is set: {error}")),
         }
         rights(report, store).await;
+        user(report, store).await;
         tracking(report, store).await;
     }
     for source in &config.sources {
@@ -109,6 +110,28 @@ fn server(report: &mut Report, facts: &BTreeMap<String, String>) {
 fn version(text: &str) -> Option<(u32, u32)> {
     let mut parts = text.split('.');
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// Whether auditcast may do more than it needs, so that who takes it over may too.
+async fn user(report: &mut Report, store: &Store) {
+    let Ok(facts) = store.acl().await else { return };
+    let fact = |name: &str| facts.get(name).map_or("", String::as_str);
+    let has = |name: &str, word: &str| fact(name).split_whitespace().any(|found| found == word);
+    let user = fact("user");
+    let remedy = "make a user of its own (ACL, see the README)";
+    if user.is_empty() {
+        report.ok("redis user", "the server does not say who auditcast is there, which is as it should be");
+    } else if has("flags", "nopass") {
+        report.warn("redis user", format!("{user} needs no password: whoever reaches the server may do everything"), remedy);
+    } else if has("commands", "+@all") && (has("keys", "~*") || has("keys", "*")) {
+        report.warn("redis user", format!("{user} may do everything with every key"), remedy);
+    } else if has("commands", "+@all") {
+        report.warn("redis user", format!("{user} may use every command"), remedy);
+    } else if has("keys", "~*") || has("keys", "*") {
+        report.warn("redis user", format!("{user} may use every key"), remedy);
+    } else {
+        report.ok("redis user", format!("{user} may do what it is let do, and no more"));
+    }
 }
 
 /// What no source has to be there for: auditcast's own keys, A's, and that both may be read.

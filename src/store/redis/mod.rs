@@ -18,6 +18,7 @@
 //! | `rate` | counts of what clients do, as the application counts |
 //! | `watch` | word of changes to those keys |
 
+mod acl;
 mod bridge;
 mod connect;
 mod direct;
