@@ -204,6 +204,29 @@ async fn a_restart_loses_nothing_that_was_answered() {
 }
 
 #[tokio::test]
+async fn a_tail_that_rests_wakes_when_its_connection_is_lost() {
+    let mut server = RedisServer::start(&[]);
+    for query in ["", "?protocol=resp3"] {
+        let store = opened(&format!("{}{query}", server.url())).await;
+        let mut tail = store.tail();
+        tail.rest(PATIENCE).await;
+        assert!(tail.alerts(0, 10, NOTHING).await.unwrap().is_empty());
+        let began = Instant::now();
+        tail.rest(Duration::from_millis(60)).await;
+        assert!(began.elapsed() >= Duration::from_millis(60), "nothing was lost");
+        assert!(tail.alerts(0, 10, NOTHING).await.unwrap().is_empty(), "the connection is as good as before");
+        let began = Instant::now();
+        tokio::join!(tail.rest(PATIENCE), async {
+            tokio::task::yield_now().await;
+            server.kill();
+        });
+        assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
+        unavailable(tail.alerts(0, 10, PATIENCE).await, "127.0.0.1");
+        server.start_again();
+    }
+}
+
+#[tokio::test]
 async fn cut_connections_are_made_anew_without_an_error_for_commands() {
     let engine = Engine::redis();
     let Engine::Redis(server) = &engine else { unreachable!() };

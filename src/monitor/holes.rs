@@ -58,7 +58,7 @@ impl Monitor {
     }
 
     /// The state of each source to the hub, which tells its clients of changes.
-    pub(super) fn tell_sources(&self, l: &Leader<'_>, store_up: bool) {
+    pub(super) fn tell_sources(&self, l: &mut Leader<'_>, store_up: bool) {
         let settings = self.settings.borrow();
         for (index, source) in settings.sources.iter().enumerate() {
             let own = |s: &&Stream| s.feeds == Feeds::Source(index as u16);
@@ -76,6 +76,14 @@ impl Monitor {
                 }
             }
             let lag = l.state.engine.streams.iter().filter(own).try_fold(0, |sum, s| s.lag.map(|lag| sum + lag));
+            if l.told.get(index) == Some(&(state, lag)) {
+                continue;
+            }
+            match l.told.get_mut(index) {
+                Some(told) => *told = (state, lag),
+                // By their order; the sources of a leader stay the same.
+                None => l.told.push((state, lag)),
+            }
             self.metrics.set_source_lag(&source.name, lag);
             self.hub.push_source(SourceStatus { source: source.name.clone(), status: state, since_ms: l.store_ms });
         }

@@ -21,7 +21,7 @@ use crate::{
     event::{EntryId, Event},
     metrics::unix_ms,
     store::{Entry, ReadReply, Reader, StoreError, StreamFault},
-    wire,
+    wire::{self, SourceState},
 };
 
 /// Transitions in one commit at most, so that a script stays short.
@@ -87,6 +87,8 @@ pub(super) struct Leader<'a> {
     pub(super) found: Option<Found>,
     /// It has been said that there are too many.
     pub(super) too_many: bool,
+    /// What has been told of each source: after each read there is seldom anything new.
+    pub(super) told: Vec<(SourceState, Option<u64>)>,
     /// Snapshots of metrics on their way: (slot's end, JSON).
     pub(super) metrics: VecDeque<(u64, String)>,
 }
@@ -157,6 +159,7 @@ impl Monitor {
             search_begun: now,
             found: None,
             too_many: false,
+            told: Vec::new(),
             metrics: VecDeque::new(),
             state,
             fence,
@@ -186,7 +189,7 @@ impl Monitor {
                 Err(Halt::Store(StoreError::Format(text))) => break Err(StoreError::Format(text)),
                 Err(Halt::Store(error)) => {
                     self.store_down(&mut leader.outage, &error);
-                    self.tell_sources(&leader, false);
+                    self.tell_sources(&mut leader, false);
                     if leader.outage.since.is_some_and(|s| s.elapsed() >= self.options.source_lag_max) {
                         self.tell("source", false, format!("not read: {error}"));
                     }
