@@ -2,7 +2,8 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing::{Level, Metadata};
+use tracing_subscriber::{EnvFilter, Registry, filter::FilterFn, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 use crate::config::Log;
 
@@ -27,12 +28,18 @@ fn filter(level: &str) -> EnvFilter {
     }
 }
 
+/// The same for `RUST_LOG`, whatever it asks for: tungstenite's TRACE has every frame in it.
+fn libraries(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() <= Level::INFO || metadata.target().split("::").next() == Some("auditcast")
+}
+
 /// Starts the log of this process; a second call changes nothing. `RUST_LOG` wins over `log.level`.
 pub fn start(log: &Log) -> LogLevel {
     let from_env = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty()).and_then(|text| text.parse::<EnvFilter>().ok());
     let fixed = from_env.is_some();
     let (filter, handle) = reload::Layer::new(from_env.unwrap_or_else(|| filter(&log.level)));
-    let registry = tracing_subscriber::registry().with(filter);
+    let capped = fixed.then(|| FilterFn::new(libraries as fn(&Metadata<'_>) -> bool));
+    let registry = tracing_subscriber::registry().with(filter).with(capped);
     let started = if log.json {
         let layer = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr);
         registry.with(layer).try_init()

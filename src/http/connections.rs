@@ -91,8 +91,11 @@ pub(super) async fn disconnect(FromState(state): FromState<Arc<State>>, request:
     let by = guard::admit(&state, &super::parts(&request), Need::Act).await?;
     Params::read(request.uri(), &[])?;
     let text = intake::read(request.into_body(), BODY_BYTES_MAX).await?;
-    let wanted: Disconnect =
-        serde_json::from_str(&text).map_err(|error| Problem::new(Code::BadJson, format!("the body cannot be read: {error}")))?;
+    // The parser's own texts quote what is wrong, and that may be a token.
+    let wanted: Disconnect = serde_json::from_str(&text).map_err(|_| {
+        let text = "the body is not an object with `connection`, `user_id`, perhaps with `issued_before`, or `token_id`";
+        Problem::new(Code::BadJson, text)
+    })?;
     let (disconnected, issued_before) = match (wanted.connection, wanted.user_id, wanted.token_id, wanted.issued_before) {
         (Some(wanted), None, None, None) => (state.hub.disconnect(|info| name(&state, info) == wanted), None),
         (None, Some(wanted), None, None) => (state.hub.disconnect(|info| info.user_id.as_deref() == Some(wanted.as_str())), None),

@@ -37,10 +37,7 @@ impl Params {
     }
 }
 
-/// So much of a client's text as an answer repeats.
-pub(super) fn short(text: &str) -> String {
-    text.chars().take(64).map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
+pub(super) use crate::wire::short;
 
 #[cfg(test)]
 mod tests {

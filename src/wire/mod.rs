@@ -19,7 +19,7 @@ pub use frame::{
     lagging, metrics_frame, metrics_json, ok, permissions, pong, position, source_status, subscribed,
 };
 pub use pos::{After, BadPos, Pos};
-pub use request::{BadRequest, ClientFrame, RequestId};
+pub use request::{BadRequest, ClientFrame, RequestId, short};
 pub use sight::Sight;
 pub use stored::alert_from_body;
 pub use subscription::{Subscription, token_in_query};

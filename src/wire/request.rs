@@ -79,9 +79,11 @@ impl ClientFrame {
     }
 }
 
-/// At most 64 characters of what a client wrote, for an answer to it.
-pub(super) fn short(text: &str) -> String {
-    text.chars().take(64).collect()
+/// What a client wrote, for an answer to it: a word, a number or a time. Anything else may be a password or a token in the wrong
+/// place, and answers end up in logs.
+pub fn short(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_.:+-TZ ".contains(c);
+    if text.len() <= 32 && text.chars().all(plain) { text.to_owned() } else { "…".to_owned() }
 }
 
 #[cfg(test)]
