@@ -2,6 +2,8 @@
 //! often; what was fetched last stays in force whatever the server does; and nothing that is no set, too long, too slow or somewhere
 //! else is taken. Over real sockets.
 
+mod support_tls;
+
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
@@ -17,12 +19,15 @@ use aws_lc_rs::{
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
 };
 use data_encoding::BASE64URL_NOPAD;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::{Value, json};
+use support_tls::Authority;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
     time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 
 const NOW_MS: u64 = 1_700_000_000_000;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -254,4 +259,53 @@ async fn what_is_no_answer_is_told() {
     assert_eq!((set.keys.len(), set.faults.len()), (2, 1));
     let closed = Remote { endpoint: Endpoint::parse("http://127.0.0.1:1/").unwrap(), ..remote };
     assert!(closed.fetch().await.unwrap_err().contains("cannot be reached"));
+}
+
+/// The whole way, as a command takes it: who is not trusted, or is somebody else, has no keys for us.
+#[tokio::test]
+async fn over_tls_only_from_who_is_trusted() {
+    let (authority, another) = (Authority::new(), Authority::new());
+    let (certificate, key) = authority.issue(&["localhost"]);
+    let one = Signer::new("one");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()],
+            PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+        )
+        .unwrap();
+    let (acceptor, says) = (TlsAcceptor::from(Arc::new(config)), set(&[&one]));
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let Ok(mut tls) = acceptor.accept(tcp).await else { continue };
+            let mut request = vec![0; 4096];
+            let _ = tls.read(&mut request).await;
+            let _ = tls.write_all(says.as_bytes()).await;
+            let _ = tls.shutdown().await;
+        }
+    });
+    let inspect = async |host: &str, trusted: &Authority| -> Value {
+        let done = tokio::process::Command::new(env!("CARGO_BIN_EXE_auditcast"))
+            .args(["token", "inspect", &one.token()])
+            .current_dir(trusted.dir.path())
+            .env_clear()
+            .env("JWT_SECRET_KEY", "a secret of more than thirty-two bytes, for tests")
+            .env("AUDITCAST__AUTH__KEYS__IDP__JWKS_URL", format!("https://{host}:{port}/keys"))
+            .env("SSL_CERT_FILE", trusted.path("ca.pem"))
+            .output()
+            .await
+            .unwrap();
+        serde_json::from_slice(&done.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&done.stderr)))
+    };
+    let told = inspect("localhost", &authority).await;
+    assert_eq!((&told["key"], &told["header"]["kid"], told.get("unknown_keys")), (&json!("auth.keys.idp"), &json!("one"), None));
+    assert_eq!(told["reason"], "the token has expired", "and not that its key is unknown");
+    for (host, trusted) in [("localhost", &another), ("127.0.0.1", &authority)] {
+        let told = inspect(host, trusted).await;
+        let why = told["unknown_keys"]["auth.keys.idp"].as_str().unwrap();
+        assert!(why.contains("is not trusted"), "{host}: {why}");
+        assert!(told.get("key").is_none() && told["reason"].as_str().unwrap().contains("not known here"), "{told}");
+    }
 }

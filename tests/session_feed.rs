@@ -661,6 +661,7 @@ async fn live_events_metrics_and_sources_go_to_who_asked() {
     }
     assert_eq!((events + missed, alerts), (50, 1));
     assert!((10..20).contains(&events), "{events}");
+    drop(client);
     let mut client = node.client("/ws?events=low&filter=details.n+%3E%3D+7").await;
     while next(&mut client).await["type"] != "subscribed" {}
     for n in 5..9 {

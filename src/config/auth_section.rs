@@ -40,7 +40,7 @@ pub(super) fn options(ask: &Ask<'_>) -> (auth::Options, Option<Secret>) {
         }
         let permissions = roles.texts(&name);
         for (permission, origin) in &permissions {
-            if permission.is_empty() || permission.len() > 128 || !permission.bytes().all(|b| b.is_ascii_graphic()) {
+            if permission.is_empty() || permission.len() > 128 || permission.chars().any(char::is_control) {
                 let text = format!("expected a permission such as \"audit.view\", found {}", quoted(permission));
                 roles.fault_at(origin.clone(), &roles.key(&name), text);
             }
