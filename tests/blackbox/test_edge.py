@@ -41,7 +41,8 @@ def flood(daemon, kind, seconds, count, seed=7):
 ])  # fmt: skip
 def test_good_clients_are_served_meanwhile(redis_server, make_daemon, cleanup, figures, long_run, kind, short, long):
     seconds, count = long if long_run else short
-    daemon = make_daemon(redis_server, listen={"header_timeout": "2s"}, limits={"rate_connections": 1_000_000}).start()
+    # A crowd's members answer no pings.
+    daemon = make_daemon(redis_server, listen={"header_timeout": "2s"}, limits={"rate_connections": 1_000_000}, feed={"idle_timeout": "1h"}).start()
     crowd = Crowd(daemon, [tokens.token(user_id=f"good-{n}") for n in range(50)])
     cleanup(crowd.leave)
     attack = flood(daemon, kind, seconds, count)
