@@ -199,6 +199,8 @@ fn everything_has_a_limit() {
         (format!("user in [{}]", many(1001, "''", ",")), "1000 items"),
         (many(9, "user matches 'x'", " or "), "8 regular expressions"),
         (format!("user matches '{}'", "x".repeat(513)), "512 bytes"),
+        (format!("user matches '(?i){}'", "[a-\u{10ffff}]".repeat(4)), "takes too long"),
+        (many(3, r"user matches '(?i)[[^a]b]\pL'", " or "), "takes too long"),
         (format!("details{} present", ".a".repeat(9)), "8 names"),
     ] {
         let fault = Filter::parse(&text, Scope::Event).expect_err(what);

@@ -18,6 +18,7 @@
 //! | `parse` | from these to tests and how they are joined; everything that can be wrong |
 //! | `field` | the names, and what can be asked of each |
 //! | `test` | one test: a field and what must hold of it |
+//! | `weigh` | what reading a regular expression costs |
 //! | `net` | addresses and networks |
 //! | `glob` | `*` and `?` |
 
@@ -32,6 +33,7 @@ mod net;
 mod parse;
 mod subject;
 mod test;
+mod weigh;
 
 pub use field::{Field, Scope};
 pub use glob::glob_matches;

@@ -10,6 +10,7 @@ use super::{
     lex::{Lexer, Token, quoted},
     net::{Network, address},
     test::{Check, Compare, Test, Wanted},
+    weigh::weigh,
 };
 use crate::event::Severity;
 
@@ -20,6 +21,10 @@ const REGEX_BYTES_MAX: usize = 512;
 const REGEXES_MAX: usize = 8;
 /// Compiled, bytes.
 const REGEX_SIZE_MAX: usize = 64 * 1024;
+/// Parentheses and brackets within each other.
+const REGEX_NEST_MAX: u32 = 32;
+/// Code points gone through to read all of an expression's: some ms.
+const REGEX_WEIGHT_MAX: u32 = 4 << 20;
 
 pub(super) fn expression(source: &str, scope: Scope) -> Result<Expr, FilterError> {
     if source.len() > FILTER_BYTES_MAX {
@@ -28,7 +33,7 @@ pub(super) fn expression(source: &str, scope: Scope) -> Result<Expr, FilterError
     }
     let mut lexer = Lexer::new(source);
     let (token, at) = lexer.next()?;
-    let mut parser = Parser { source, scope, lexer, token, at, tests: 0, regexes: 0 };
+    let mut parser = Parser { source, scope, lexer, token, at, tests: 0, regexes: 0, weight: 0 };
     let expr = parser.any(0)?;
     match parser.token {
         Token::End => Ok(expr),
@@ -45,6 +50,8 @@ struct Parser<'a> {
     at: usize,
     tests: usize,
     regexes: usize,
+    /// Of the regular expressions so far.
+    weight: u32,
 }
 
 /// An operator, as far as the words say.
@@ -408,7 +415,13 @@ impl<'a> Parser<'a> {
             let what = format!("expected a regular expression of at most {REGEX_BYTES_MAX} bytes, found {}", text.len());
             return Err(self.error(at, what));
         }
-        let built = RegexBuilder::new(text).size_limit(REGEX_SIZE_MAX).dfa_size_limit(REGEX_SIZE_MAX).nest_limit(32).build();
+        self.weight = self.weight.saturating_add(weigh(text, REGEX_NEST_MAX));
+        if self.weight > REGEX_WEIGHT_MAX {
+            let what = "expected fewer or smaller classes (`[…]`, `\\p{…}`) where case does not matter (`(?i)`): reading these takes too long";
+            return Err(self.error(at, what));
+        }
+        let built =
+            RegexBuilder::new(text).size_limit(REGEX_SIZE_MAX).dfa_size_limit(REGEX_SIZE_MAX).nest_limit(REGEX_NEST_MAX).build();
         let regex = built.map_err(|error| match error {
             regex::Error::CompiledTooBig(_) => {
                 self.error(at, format!("expected a regular expression that compiles to at most {REGEX_SIZE_MAX} bytes"))

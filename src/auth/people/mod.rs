@@ -271,7 +271,8 @@ impl People {
     pub async fn refresh(&self, token: &str, active: bool, peer: IpAddr, now_ms: u64) -> Result<Signed, Refused> {
         let unknown = || Refused::Stale(Stale::Unknown);
         let token = RefreshToken::read(token).ok_or_else(unknown)?;
-        let person = self.person(&token.username).await?.ok_or_else(unknown)?;
+        // Without another question to the store: else its time would tell who has an account.
+        let person = self.person(&token.username).await?.filter(|person| person.owns(&token)).ok_or_else(unknown)?;
         let own = Chance::draw().map_err(|_| Refused::Issue(IssueError::NoRandomness))?.own;
         let times = self.inner.options.times();
         let (_, cut_off_ms) = self.inner.store.revocations(&person.user_id, None).await?;
