@@ -1,4 +1,7 @@
 //! The compact form of a signature (RFC 7515 §7.1): three parts in base64url, and which key may have made the last of them.
+//!
+//! `jsonwebtoken` signs and verifies. The parts are read here: its own reading takes one key and the header's algorithm, and its
+//! errors quote the token.
 
 use std::borrow::Cow;
 
@@ -69,18 +72,18 @@ impl<'t> Jws<'t> {
         let mut does = false;
         if algorithm.is_hmac() && !is_named {
             does = true;
-            if key::mac_fits(algorithm, &options.secret, message, &signature) {
+            if key::mac_fits(algorithm, &options.secret, message, self.signature) {
                 return Ok("auth.secret".into());
             }
             for (n, secret) in options.previous_secrets.iter().enumerate() {
-                if key::mac_fits(algorithm, secret, message, &signature) {
+                if key::mac_fits(algorithm, secret, message, self.signature) {
                     return Ok(format!("auth.previous_secrets[{n}]").into());
                 }
             }
         }
         for key in options.keys.iter().filter(may_be) {
             does |= key.algorithms().contains(&algorithm);
-            if key.fits(algorithm, message, &signature) {
+            if key.fits(algorithm, message, self.signature, &signature) {
                 return Ok(key.from().into());
             }
         }
@@ -125,13 +128,8 @@ impl<'t> Jws<'t> {
 
 /// The claims signed with `secret`, HS256.
 pub(super) fn sign(secret: &super::Secret, claims: &Map<String, Value>) -> Option<String> {
-    const HEADER: &str = r#"{"typ":"JWT","alg":"HS256"}"#;
-    let claims = serde_json::to_vec(claims).ok()?;
-    let mut token = format!("{}.{}", BASE64URL_NOPAD.encode(HEADER.as_bytes()), BASE64URL_NOPAD.encode(&claims));
-    let mac = key::mac(secret, token.as_bytes());
-    token.push('.');
-    token.push_str(&BASE64URL_NOPAD.encode(mac.as_ref()));
-    Some(token)
+    let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
+    jsonwebtoken::encode(&header, claims, &jsonwebtoken::EncodingKey::from_secret(&secret.0)).ok()
 }
 
 /// RFC 7515 §2: no padding, no other characters, and no bits left over.

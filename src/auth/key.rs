@@ -3,7 +3,8 @@
 
 use std::{fmt, sync::Arc};
 
-use aws_lc_rs::{hmac, rsa, signature};
+use aws_lc_rs::{rsa, signature};
+use jsonwebtoken::{DecodingKey, crypto};
 
 use super::Secret;
 
@@ -86,12 +87,22 @@ impl Algorithm {
         Algorithm::ALL.into_iter().find(|algorithm| algorithm.as_str() == name)
     }
 
-    fn hmac(self) -> Option<hmac::Algorithm> {
+    /// What verifies it; `None` for ES512, which the library does not have.
+    fn library(self) -> Option<jsonwebtoken::Algorithm> {
         match self {
-            Algorithm::Hs256 => Some(hmac::HMAC_SHA256),
-            Algorithm::Hs384 => Some(hmac::HMAC_SHA384),
-            Algorithm::Hs512 => Some(hmac::HMAC_SHA512),
-            _ => None,
+            Algorithm::Hs256 => Some(jsonwebtoken::Algorithm::HS256),
+            Algorithm::Hs384 => Some(jsonwebtoken::Algorithm::HS384),
+            Algorithm::Hs512 => Some(jsonwebtoken::Algorithm::HS512),
+            Algorithm::Rs256 => Some(jsonwebtoken::Algorithm::RS256),
+            Algorithm::Rs384 => Some(jsonwebtoken::Algorithm::RS384),
+            Algorithm::Rs512 => Some(jsonwebtoken::Algorithm::RS512),
+            Algorithm::Ps256 => Some(jsonwebtoken::Algorithm::PS256),
+            Algorithm::Ps384 => Some(jsonwebtoken::Algorithm::PS384),
+            Algorithm::Ps512 => Some(jsonwebtoken::Algorithm::PS512),
+            Algorithm::Es256 => Some(jsonwebtoken::Algorithm::ES256),
+            Algorithm::Es384 => Some(jsonwebtoken::Algorithm::ES384),
+            Algorithm::Es512 => None,
+            Algorithm::EdDsa | Algorithm::Ed25519 => Some(jsonwebtoken::Algorithm::EdDSA),
         }
     }
 
@@ -112,16 +123,11 @@ impl Algorithm {
     }
 }
 
-/// Whether `mac` is what `secret` makes of `message`; in constant time.
-pub(super) fn mac_fits(algorithm: Algorithm, secret: &Secret, message: &[u8], mac: &[u8]) -> bool {
+/// Whether `given` (base64url) is what `secret` makes of `message`; in constant time.
+pub(super) fn mac_fits(algorithm: Algorithm, secret: &Secret, message: &[u8], given: &str) -> bool {
     // No secret would be everybody's.
-    let Some(hash) = algorithm.hmac().filter(|_| !secret.0.is_empty()) else { return false };
-    hmac::verify(&hmac::Key::new(hash, &secret.0), message, mac).is_ok()
-}
-
-/// HMAC-SHA-256 of `message`.
-pub(super) fn mac(secret: &Secret, message: &[u8]) -> hmac::Tag {
-    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &secret.0), message)
+    let Some(hash) = algorithm.library().filter(|_| algorithm.is_hmac() && !secret.0.is_empty()) else { return false };
+    crypto::verify(given, message, &DecodingKey::from_secret(&secret.0), hash).unwrap_or(false)
 }
 
 /// A curve of ECDSA keys; each has one algorithm.
@@ -133,14 +139,6 @@ enum Curve {
 }
 
 impl Curve {
-    fn algorithm(self) -> Algorithm {
-        match self {
-            Curve::P256 => Algorithm::Es256,
-            Curve::P384 => Algorithm::Es384,
-            Curve::P521 => Algorithm::Es512,
-        }
-    }
-
     fn verification(self) -> &'static dyn signature::VerificationAlgorithm {
         match self {
             Curve::P256 => &signature::ECDSA_P256_SHA256_FIXED,
@@ -205,8 +203,9 @@ impl Material {
 }
 
 enum Verifier {
-    Secret(Secret),
-    Public(Vec<(Algorithm, signature::ParsedPublicKey)>),
+    Library(DecodingKey),
+    /// ES512.
+    P521(signature::ParsedPublicKey),
 }
 
 struct Inner {
@@ -228,7 +227,7 @@ impl Key {
             return Err(format!("is {}, which does not do {}", material.name(), wrong.as_str()));
         }
         let bad = |_| format!("is not {} that can be used", material.name());
-        let mut public = Vec::new();
+        // Parsed here although the library parses again at each signature: what is no key is refused when it is configured.
         let verifier = match &material {
             Material::Secret(secret) => {
                 // RFC 7518 §3.2: at least as long as the hash.
@@ -242,7 +241,7 @@ impl Key {
                 if secret.len() < wanted {
                     return Err(format!("has {} bytes, at least {wanted} are needed for its algorithm", secret.len()));
                 }
-                Verifier::Secret(Secret(secret.clone()))
+                Verifier::Library(DecodingKey::from_secret(secret))
             }
             Material::Rsa { n, e } => {
                 let n = n.iter().position(|byte| *byte != 0).map_or(&[][..], |at| &n[at..]);
@@ -251,21 +250,21 @@ impl Key {
                 let components = rsa::PublicKeyComponents { n, e };
                 for algorithm in algorithms {
                     if let Some(parameters) = algorithm.rsa() {
-                        public.push((*algorithm, components.to_parsed_public_key(parameters).map_err(bad)?));
+                        components.to_parsed_public_key(parameters).map_err(bad)?;
                     }
                 }
-                Verifier::Public(public)
+                Verifier::Library(DecodingKey::from_rsa_raw_components(n, e))
             }
             Material::Ec(curve, point) => {
                 let key = signature::ParsedPublicKey::new(curve.verification(), point).map_err(bad)?;
-                Verifier::Public(vec![(curve.algorithm(), key)])
+                match curve {
+                    Curve::P256 | Curve::P384 => Verifier::Library(DecodingKey::from_ec_der(point)),
+                    Curve::P521 => Verifier::P521(key),
+                }
             }
             Material::Ed25519(point) => {
-                for algorithm in algorithms {
-                    let key = signature::ParsedPublicKey::new(&signature::ED25519, point).map_err(bad)?;
-                    public.push((*algorithm, key));
-                }
-                Verifier::Public(public)
+                signature::ParsedPublicKey::new(&signature::ED25519, point).map_err(bad)?;
+                Verifier::Library(DecodingKey::from_ed_der(point))
             }
         };
         Ok(Key(Arc::new(Inner { from: from.clone(), kid, algorithms: algorithms.to_vec(), verifier })))
@@ -289,13 +288,15 @@ impl Key {
         &self.0.algorithms
     }
 
-    pub(super) fn fits(&self, algorithm: Algorithm, message: &[u8], given: &[u8]) -> bool {
+    /// Whether `given` (base64url, and the same as bytes) is this key's signature of `message`.
+    pub(super) fn fits(&self, algorithm: Algorithm, message: &[u8], given: &str, bytes: &[u8]) -> bool {
         if !self.0.algorithms.contains(&algorithm) {
             return false;
         }
-        match &self.0.verifier {
-            Verifier::Secret(secret) => mac_fits(algorithm, secret, message, given),
-            Verifier::Public(keys) => keys.iter().any(|(does, key)| *does == algorithm && key.verify_sig(message, given).is_ok()),
+        match (&self.0.verifier, algorithm.library()) {
+            (Verifier::Library(key), Some(algorithm)) => crypto::verify(given, message, key, algorithm).unwrap_or(false),
+            (Verifier::P521(key), None) => key.verify_sig(message, bytes).is_ok(),
+            _ => false,
         }
     }
 }
@@ -327,6 +328,8 @@ fn rsa_sound(n: &[u8], e: &[u8]) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use jsonwebtoken::EncodingKey;
+
     use super::*;
 
     #[test]
@@ -342,8 +345,8 @@ mod tests {
     #[test]
     fn an_empty_secret_makes_nobodys_signature_good() {
         let empty = Secret(Vec::new());
-        let mac = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, b""), b"m");
-        assert!(!mac_fits(Algorithm::Hs256, &empty, b"m", mac.as_ref()));
+        let mac = crypto::sign(b"m", &EncodingKey::from_secret(b""), jsonwebtoken::Algorithm::HS256).unwrap();
+        assert!(!mac_fits(Algorithm::Hs256, &empty, b"m", &mac));
     }
 
     #[test]
