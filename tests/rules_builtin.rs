@@ -1,8 +1,12 @@
 //! The built-in rules: each carries scenarios that fire and near misses that do not; which are on without being asked for.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, sync::Arc};
 
-use auditcast::config::{Config, Sources};
+use auditcast::{
+    config::{Config, Sources},
+    detect::{Detector, Observed},
+    event::{Classifier, EntryId},
+};
 use tempfile::TempDir;
 
 #[test]
@@ -242,4 +246,31 @@ fn faults() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Whom rules do not look at, unless one says that it does.
+#[test]
+fn allow_lists() {
+    let fired = |more: &str| {
+        let dir = Dir::new();
+        let lists = "allow_users = [\"scanner\"]\nallow_networks = [\"10.20.0.0/16\"]\n";
+        let config = dir.load(&format!("{lists}{more}"), GOOD).expect("it is good");
+        let mut classifier = Classifier::new(config.event.clone()).expect("the patterns are good");
+        let mut detector = Detector::new(Arc::new(config.detect));
+        let mut out = Vec::new();
+        let start = 1_700_000_000_000;
+        for n in 0..30u64 {
+            for (user, address) in [("scanner", "192.0.2.1"), ("7", "10.20.1.1"), ("8", "192.0.2.8")] {
+                let kind = if n % 6 == 5 { "auth.success" } else { "auth.failed" };
+                let fields: [(&[u8], &[u8]); 3] =
+                    [(b"event_type", kind.as_bytes()), (b"username", user.as_bytes()), (b"ip_address", address.as_bytes())];
+                let event = classifier.decode(&fields, start + n, &jiff::tz::TimeZone::UTC).expect("it is an event");
+                let entry = EntryId::new(start + n, out.len() as u64);
+                detector.observe(start + n, &Observed { source: 0, stream: "s", entry, event: &event }, &mut out);
+            }
+        }
+        out.iter().filter_map(|alert| alert.username.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(fired(""), ["8"]);
+    assert_eq!(fired("[rule.success_after_failures]\nallow_lists = false\n"), ["scanner", "7", "8"]);
 }

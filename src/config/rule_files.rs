@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
 use super::{
@@ -21,15 +22,31 @@ const BUILT_IN: [(&str, &str); 3] = [
 
 const FILES_MAX: usize = 256;
 
-/// Lays the rules under the tree; gives their tests. `config` is the file that names the directory.
-pub(super) fn lay(tree: &mut Table, config: Option<&Path>, faults: &mut Vec<Fault>) -> Vec<Trial> {
-    let (mut rules, mut trials) = (Table::default(), Vec::new());
+/// The built-in rules as they are read: the same whenever a configuration is.
+static BUILT_IN_READ: LazyLock<BuiltIn> = LazyLock::new(|| {
+    let mut read = BuiltIn::default();
     for (name, text) in BUILT_IN {
         match parse_file(text, Some(name)) {
-            Ok(file) => take(file, &mut rules, &mut trials, faults),
-            Err(wrong) => faults.extend(wrong),
+            Ok(file) => take(file, &mut read.rules, &mut read.trials, &mut read.faults),
+            Err(wrong) => read.faults.extend(wrong),
         }
     }
+    read
+});
+
+#[derive(Default)]
+struct BuiltIn {
+    rules: Table,
+    trials: Vec<Trial>,
+    /// None, or the tests of the rules fail.
+    faults: Vec<Fault>,
+}
+
+/// Lays the rules under the tree; gives their tests. `config` is the file that names the directory.
+pub(super) fn lay(tree: &mut Table, config: Option<&Path>, faults: &mut Vec<Fault>) -> Vec<Trial> {
+    let built_in = &*BUILT_IN_READ;
+    let (mut rules, mut trials) = (built_in.rules.clone(), built_in.trials.clone());
+    faults.extend(built_in.faults.iter().cloned());
     let dir = match tree.path(&["rules", "dir"]) {
         Some(Node { value: Value::Text(dir) | Value::Raw(dir), origin }) if !dir.is_empty() => Some((dir, origin)),
         _ => None,

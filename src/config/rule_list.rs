@@ -1,6 +1,9 @@
 //! `[rule.NAME]` and `[rules]`: the built-in rules, those of the rule files, and what the configuration changes in either.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     ask::{Ask, quoted, shown_duration},
@@ -60,7 +63,7 @@ pub(super) fn rules(root: &Ask<'_>, lists: &[(String, Lists)], thresholds: &[Str
 pub(super) fn allowed(root: &Ask<'_>) -> Allowed {
     let section = root.section("rules");
     section.text_where("dir", "a path, or \"\" for none", |_| true);
-    let users: Vec<String> = section.texts("allow_users").into_iter().map(|(user, _)| user).collect();
+    let users: BTreeSet<String> = section.texts("allow_users").into_iter().map(|(user, _)| user).collect();
     if users.len() > USERS_MAX {
         section.fault("allow_users", format!("expected at most {USERS_MAX} users, found {}", users.len()));
     }

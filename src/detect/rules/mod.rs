@@ -14,7 +14,11 @@
 //! | `looked` | an event as filters and `by` see it |
 //! | `text` | messages |
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
 
 use crate::{
     event::{EventType, Lists, PatternError, PatternList, Patterns, Severity},
@@ -236,15 +240,13 @@ impl fmt::Display for By {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Allowed {
     /// `user_id` or `username`.
-    pub users: Vec<String>,
+    pub users: BTreeSet<String>,
     pub networks: Vec<Network>,
 }
 
 impl Allowed {
     fn holds(&self, event: &looked::Looked<'_>) -> bool {
-        let user = |user: &Option<std::borrow::Cow<'_, str>>| {
-            user.as_deref().is_some_and(|user| self.users.iter().any(|allowed| allowed == user))
-        };
+        let user = |user: &Option<std::borrow::Cow<'_, str>>| user.as_deref().is_some_and(|user| self.users.contains(user));
         user(&event.event.user_id)
             || user(&event.event.username)
             || (!self.networks.is_empty()
