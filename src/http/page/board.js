@@ -119,6 +119,8 @@ export function forget() {
 
 // Nothing of what was shown is left: not for the next who sits here, not in the document.
 export function empty() {
+  clearTimeout(drawing); // What was to be drawn is not any more.
+  drawing = 0;
   forget();
   for (const map of [sources, points]) map.clear();
   late.clear();
