@@ -198,6 +198,7 @@ fn everything_has_a_limit() {
         (format!("user = \"{}\"", "x".repeat(5000)), "4096 bytes"),
         (format!("user in [{}]", many(1001, "''", ",")), "1000 items"),
         (many(9, "user matches 'x'", " or "), "8 regular expressions"),
+        (format!("user glob '*?{}'", "a".repeat(255)), "256 bytes of globs"),
         (format!("user matches '{}'", "x".repeat(513)), "512 bytes"),
         (format!("user matches '(?i){}'", "[a-\u{10ffff}]".repeat(4)), "takes too long"),
         (many(3, r"user matches '(?i)[[^a]b]\pL'", " or "), "takes too long"),

@@ -174,8 +174,9 @@ impl Rights {
             let role = terminal::plain(role);
             return Err(Failure::usage(format!("there is no role {role} in [auth.roles], there are {}", known.join(", "))));
         }
-        if self.permissions.len() > 64 || self.permissions.iter().any(|name| name.is_empty() || name.len() > 128) {
-            return Err(Failure::usage("a user has at most 64 permissions of 1 to 128 bytes"));
+        let bad = |name: &String| name.is_empty() || name.len() > 128 || name.chars().any(char::is_control);
+        if self.permissions.len() > 64 || self.permissions.iter().any(bad) {
+            return Err(Failure::usage("a user has at most 64 permissions of 1 to 128 bytes without control characters"));
         }
         let mut permissions = self.permissions.clone();
         permissions.sort_unstable();

@@ -138,16 +138,20 @@ impl Table {
     }
 }
 
-/// Where a file's lines begin, to say where a value stands.
-struct Lines<'a> {
-    text: &'a str,
+/// Where a file's lines end, to say where a value stands: one of a megabyte has a hundred thousand of both.
+struct Lines {
+    ends: Vec<usize>,
     /// `None`: the defaults.
     path: Option<Arc<str>>,
 }
 
-impl Lines<'_> {
+impl Lines {
+    fn new(text: &str, path: Option<&str>) -> Lines {
+        Lines { ends: text.match_indices('\n').map(|(at, _)| at).collect(), path: path.map(Arc::from) }
+    }
+
     fn origin(&self, at: usize) -> Origin {
-        let line = self.text.bytes().take(at).filter(|b| *b == b'\n').count() + 1;
+        let line = self.ends.partition_point(|end| *end < at) + 1;
         match &self.path {
             Some(path) => Origin::File { path: path.clone(), line },
             None => Origin::Default { line },
@@ -157,7 +161,7 @@ impl Lines<'_> {
 
 /// Reads a TOML file. `path` is how faults name it; `None` is the compiled-in one.
 pub(super) fn parse_file(text: &str, path: Option<&str>) -> Result<Table, Vec<Fault>> {
-    let lines = Lines { text, path: path.map(Arc::from) };
+    let lines = Lines::new(text, path);
     let (table, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         let fault = |error: toml::de::Error| Fault {

@@ -14,6 +14,8 @@ use super::{
 };
 use crate::event::Severity;
 
+/// Of an expression's globs with a `?`: these may be tried at each place of a text.
+const TRIED_BYTES_MAX: usize = 256;
 /// Items of one list.
 const ITEMS_MAX: usize = 1000;
 const REGEX_BYTES_MAX: usize = 512;
@@ -23,8 +25,8 @@ const REGEXES_MAX: usize = 8;
 const REGEX_SIZE_MAX: usize = 64 * 1024;
 /// Parentheses and brackets within each other.
 const REGEX_NEST_MAX: u32 = 32;
-/// Code points gone through to read all of an expression's: some ms.
-const REGEX_WEIGHT_MAX: u32 = 4 << 20;
+/// Code points gone through to read all of an expression's: some ms, and fewer than there are.
+const REGEX_WEIGHT_MAX: u32 = 1 << 20;
 
 pub(super) fn expression(source: &str, scope: Scope) -> Result<Expr, FilterError> {
     if source.len() > FILTER_BYTES_MAX {
@@ -33,7 +35,7 @@ pub(super) fn expression(source: &str, scope: Scope) -> Result<Expr, FilterError
     }
     let mut lexer = Lexer::new(source);
     let (token, at) = lexer.next()?;
-    let mut parser = Parser { source, scope, lexer, token, at, tests: 0, regexes: 0, weight: 0 };
+    let mut parser = Parser { source, scope, lexer, token, at, tests: 0, tried: 0, regexes: 0, weight: 0 };
     let expr = parser.any(0)?;
     match parser.token {
         Token::End => Ok(expr),
@@ -49,6 +51,8 @@ struct Parser<'a> {
     token: Token<'a>,
     at: usize,
     tests: usize,
+    /// Bytes of globs with a `?` so far.
+    tried: usize,
     regexes: usize,
     /// Of the regular expressions so far.
     weight: u32,
@@ -302,6 +306,12 @@ impl<'a> Parser<'a> {
                 let text: Box<str> = self.text(field)?.into();
                 if text.is_empty() && word != "glob" {
                     return Err(self.error(at, format!("expected a text that is not empty behind `{word}`")));
+                }
+                if word == "glob" && text.contains('?') {
+                    self.tried += text.len();
+                    if self.tried > TRIED_BYTES_MAX {
+                        return Err(self.error(at, format!("expected at most {TRIED_BYTES_MAX} bytes of globs with a `?`")));
+                    }
                 }
                 Ok(match word {
                     "glob" => Check::Glob(text),

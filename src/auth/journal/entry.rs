@@ -286,6 +286,10 @@ impl Entry {
         }
     }
 
+    pub(super) fn names_user(&self) -> bool {
+        self.user_id.is_some()
+    }
+
     /// What makes two entries of one second one: type, address, user, and why or of what.
     pub(super) fn key(&self) -> Key {
         let tells = ["reason", "limit", "permission", "session_id", "token_id"];

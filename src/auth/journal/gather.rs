@@ -28,8 +28,9 @@ struct Allowance {
 pub(super) struct Gather {
     noted: Vec<Noted>,
     by_key: AHashMap<Key, usize>,
-    /// By type; as many as there are constructors.
-    allowances: AHashMap<&'static str, Allowance>,
+    /// By type, and whether a user is named: what is made up must not take the room of what happens to people. As many as there are
+    /// constructors, twice.
+    allowances: AHashMap<(&'static str, bool), Allowance>,
 }
 
 /// What became of an entry.
@@ -52,7 +53,7 @@ impl Gather {
         }
         let burst = f64::from(options.burst);
         let new = || Allowance { left: burst, at_ms: now_ms, beyond: 0, beyond_ms: 0 };
-        let allowance = self.allowances.entry(entry.event_type).or_insert_with(new);
+        let allowance = self.allowances.entry((entry.event_type, entry.names_user())).or_insert_with(new);
         let passed_s = now_ms.saturating_sub(allowance.at_ms) as f64 / 1000.0;
         allowance.left = (allowance.left + passed_s * f64::from(options.rate)).min(burst);
         allowance.at_ms = allowance.at_ms.max(now_ms);
@@ -74,9 +75,13 @@ impl Gather {
         self.by_key.clear();
         let mut bodies: Vec<String> = self.noted.drain(..).map(|noted| noted.entry.body(noted.at_ms, noted.count)).collect();
         let mut summaries: Vec<(&'static str, u64, u64)> = Vec::new();
-        for (event_type, allowance) in &mut self.allowances {
+        for ((event_type, _), allowance) in &mut self.allowances {
             if allowance.beyond > 0 {
-                summaries.push((event_type, allowance.beyond_ms, std::mem::take(&mut allowance.beyond)));
+                let beyond = std::mem::take(&mut allowance.beyond);
+                match summaries.iter_mut().find(|summary| summary.0 == *event_type) {
+                    Some((_, at_ms, count)) => (*at_ms, *count) = (allowance.beyond_ms.min(*at_ms), *count + beyond),
+                    None => summaries.push((event_type, allowance.beyond_ms, beyond)),
+                }
             }
         }
         summaries.sort_unstable();
@@ -149,6 +154,15 @@ mod tests {
         }
         assert_eq!(gather.note(Entry::login_success("s"), 5000, &OPTIONS), Became::Own);
         assert_eq!(gather.note(Entry::config_refused(), 5000, &OPTIONS), Became::Own);
+    }
+
+    #[test]
+    fn a_flood_of_made_up_names_hides_nobody_who_is_known() {
+        let mut gather = Gather::default();
+        for n in 0..10_000_u32 {
+            gather.note(Entry::login_failed(LoginFailure::UnknownUser).from(n.to_be_bytes().into()), 5000, &OPTIONS);
+        }
+        assert_eq!(gather.note(failed(1), 5000, &OPTIONS), Became::Own);
     }
 
     #[test]
