@@ -241,6 +241,9 @@ impl Key {
                 if secret.len() < wanted {
                     return Err(format!("has {} bytes, at least {wanted} are needed for its algorithm", secret.len()));
                 }
+                if super::is_sample(secret) {
+                    return Err("is the sample text of the guide, which everybody knows".to_owned());
+                }
                 Verifier::Library(DecodingKey::from_secret(secret))
             }
             Material::Rsa { n, e } => {
@@ -263,6 +266,9 @@ impl Key {
                 }
             }
             Material::Ed25519(point) => {
+                if weak::is_small_order(point) {
+                    return Err("is an Ed25519 key with which anybody can sign".to_owned());
+                }
                 signature::ParsedPublicKey::new(&signature::ED25519, point).map_err(bad)?;
                 Verifier::Library(DecodingKey::from_ed_der(point))
             }
@@ -316,6 +322,9 @@ fn rsa_sound(n: &[u8], e: &[u8]) -> Result<(), String> {
     if bits > RSA_BITS_MAX {
         return Err(format!("is an RSA key of {bits} bits, at most {RSA_BITS_MAX} are taken"));
     }
+    if n.last().is_none_or(|last| last % 2 == 0) {
+        return Err("is an RSA key whose modulus is even".to_owned());
+    }
     // With 1 every message is its own signature; an even one has no inverse; a long one costs a verifier much and nobody else.
     if e.len() > 4 || e.last().is_none_or(|last| last % 2 == 0) || e == [1] {
         return Err("is an RSA key whose public exponent is not odd, above 1 and below 2^32".to_owned());
@@ -357,6 +366,8 @@ mod tests {
         for e in [&[][..], &[1], &[2], &[1, 0, 0], &[1, 0, 0, 0, 1]] {
             assert!(rsa_sound(&n, e).unwrap_err().contains("exponent"), "{e:?}");
         }
+        n[255] = 0xfe;
+        assert!(rsa_sound(&n, &[3]).unwrap_err().contains("even"));
         n[0] = 0x7f;
         assert!(rsa_sound(&n, &[3]).unwrap_err().contains("2047 bits"));
         assert!(rsa_sound(&[0xff; 1025], &[3]).unwrap_err().contains("at most"));
