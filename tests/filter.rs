@@ -201,6 +201,7 @@ fn everything_has_a_limit() {
         (format!("user glob '*?{}'", "a".repeat(255)), "256 bytes of globs"),
         (format!("user matches '{}'", "x".repeat(513)), "512 bytes"),
         (format!("user matches '(?i){}'", "[a-\u{10ffff}]".repeat(4)), "takes too long"),
+        (many(3, "user matches 'x{400}'", " or "), "1000 characters"),
         (many(3, r"user matches '(?i)[[^a]b]\pL'", " or "), "takes too long"),
         (format!("details{} present", ".a".repeat(9)), "8 names"),
     ] {

@@ -27,6 +27,8 @@ const REGEX_SIZE_MAX: usize = 64 * 1024;
 const REGEX_NEST_MAX: u32 = 32;
 /// Code points gone through to read all of an expression's: some ms, and fewer than there are.
 const REGEX_WEIGHT_MAX: u32 = 1 << 20;
+/// Characters of all of an expression's, repetitions counted: a text is looked through in time that grows with them.
+const REGEX_CHARACTERS_MAX: u32 = 1000;
 
 pub(super) fn expression(source: &str, scope: Scope) -> Result<Expr, FilterError> {
     if source.len() > FILTER_BYTES_MAX {
@@ -35,7 +37,7 @@ pub(super) fn expression(source: &str, scope: Scope) -> Result<Expr, FilterError
     }
     let mut lexer = Lexer::new(source);
     let (token, at) = lexer.next()?;
-    let mut parser = Parser { source, scope, lexer, token, at, tests: 0, tried: 0, regexes: 0, weight: 0 };
+    let mut parser = Parser { source, scope, lexer, token, at, tests: 0, tried: 0, regexes: 0, weight: 0, characters: 0 };
     let expr = parser.any(0)?;
     match parser.token {
         Token::End => Ok(expr),
@@ -56,6 +58,7 @@ struct Parser<'a> {
     regexes: usize,
     /// Of the regular expressions so far.
     weight: u32,
+    characters: u32,
 }
 
 /// An operator, as far as the words say.
@@ -425,7 +428,9 @@ impl<'a> Parser<'a> {
             let what = format!("expected a regular expression of at most {REGEX_BYTES_MAX} bytes, found {}", text.len());
             return Err(self.error(at, what));
         }
-        self.weight = self.weight.saturating_add(weigh(text, REGEX_NEST_MAX));
+        let weight = weigh(text, REGEX_NEST_MAX);
+        self.weight = self.weight.saturating_add(weight.code_points);
+        self.characters = self.characters.saturating_add(weight.characters);
         if self.weight > REGEX_WEIGHT_MAX {
             let what = "expected fewer or smaller classes (`[…]`, `\\p{…}`) where case does not matter (`(?i)`): reading these takes too long";
             return Err(self.error(at, what));
@@ -443,6 +448,11 @@ impl<'a> Parser<'a> {
                 self.error(at, format!("expected a regular expression, found a fault in it: {what}"))
             }
         })?;
+        if self.characters > REGEX_CHARACTERS_MAX {
+            let what =
+                format!("expected regular expressions of at most {REGEX_CHARACTERS_MAX} characters in all, repetitions counted");
+            return Err(self.error(at, what));
+        }
         self.take()?;
         Ok(regex)
     }

@@ -1,11 +1,13 @@
-//! What reading a regular expression costs. Its size when compiled says nothing of that: where case does not matter, every class is
+//! What reading a regular expression costs, and looking for it. Its size when compiled says nothing of that: where case does not matter, every class is
 //! gone through code point by code point, so that a line of `[a-\x{10ffff}]` behind `(?i)` keeps a core busy for seconds and
-//! compiles to next to nothing. Filters come from people, also from those who have not shown a token yet.
+//! compiles to next to nothing. And at each character of a text it may be tried at as many places as it has itself. Filters come from
+//! people, also from those who have not shown a token yet.
 
 use std::convert::Infallible;
 
 use regex_syntax::ast::{
-    Ast, ClassAsciiKind, ClassPerlKind, ClassSetBinaryOp, ClassSetItem, Flag, Flags, Visitor, parse::ParserBuilder, visit,
+    Ast, ClassAsciiKind, ClassPerlKind, ClassSetBinaryOp, ClassSetItem, Flag, Flags, RepetitionKind, RepetitionRange, Visitor,
+    parse::ParserBuilder, visit,
 };
 
 /// All code points there are.
@@ -15,10 +17,40 @@ const WORDS: u32 = 150_000;
 /// No fewer than are digits, or white space.
 const FEW: u32 = 1000;
 
-/// Code points that are gone through to read `pattern`, at most. A fault in it weighs nothing: it is told by who compiles it.
-pub(super) fn weigh(pattern: &str, nest_limit: u32) -> u32 {
-    let Ok(ast) = ParserBuilder::new().nest_limit(nest_limit).build().parse(pattern) else { return 0 };
-    visit(&ast, Scales::default()).unwrap_or_else(|never| match never {})
+/// What an expression costs, at most.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Weight {
+    /// Code points that are gone through to read it.
+    pub code_points: u32,
+    /// Characters and classes, each as often as it is repeated by a count.
+    pub characters: u32,
+}
+
+/// A fault in `pattern` weighs nothing: it is told by who compiles it.
+pub(super) fn weigh(pattern: &str, nest_limit: u32) -> Weight {
+    let Ok(ast) = ParserBuilder::new().nest_limit(nest_limit).build().parse(pattern) else { return Weight::default() };
+    let code_points = visit(&ast, Scales::default()).unwrap_or_else(|never| match never {});
+    Weight { code_points, characters: characters(&ast) }
+}
+
+/// No deeper than the limit that it was parsed with.
+fn characters(ast: &Ast) -> u32 {
+    let sum = |parts: &[Ast]| parts.iter().map(characters).fold(0, u32::saturating_add);
+    match ast {
+        Ast::Empty(_) | Ast::Flags(_) | Ast::Assertion(_) => 0,
+        Ast::Literal(_) | Ast::Dot(_) | Ast::ClassUnicode(_) | Ast::ClassPerl(_) | Ast::ClassBracketed(_) => 1,
+        Ast::Group(group) => characters(&group.ast),
+        Ast::Alternation(all) => sum(&all.asts),
+        Ast::Concat(all) => sum(&all.asts),
+        Ast::Repetition(repetition) => {
+            let times = match &repetition.op.kind {
+                RepetitionKind::Range(RepetitionRange::Exactly(n) | RepetitionRange::Bounded(_, n)) => *n,
+                RepetitionKind::Range(RepetitionRange::AtLeast(n)) => n.saturating_add(1),
+                _ => 1,
+            };
+            characters(&repetition.ast).saturating_mul(times)
+        }
+    }
 }
 
 #[derive(Default)]
@@ -122,7 +154,22 @@ mod tests {
             ("(?i)[a&&b--c]", 3 + 3 + 2),
             ("(?i)[a", 0),
         ] {
-            assert_eq!(weigh(pattern, 32), weight, "{pattern}");
+            assert_eq!(weigh(pattern, 32).code_points, weight, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn what_is_counted_is_there_so_often() {
+        for (pattern, characters) in [
+            ("", 0),
+            ("^ab|c$", 3),
+            ("(?:a[b-z]*){3}", 6),
+            (r"(\w{2,5}.)+", 6),
+            ("a{900}", 900),
+            ("(a{99999}){99999}", u32::MAX),
+            ("(", 0),
+        ] {
+            assert_eq!(weigh(pattern, 32).characters, characters, "{pattern}");
         }
     }
 }
