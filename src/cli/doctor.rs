@@ -81,7 +81,7 @@ const BY_HAND_BEFORE: [(&str, &str); 2] = [
 /// The same, afterwards.
 const BY_HAND_AFTER: [(&str, &str); 6] = [
     ("dashboard", "open the page: it says live, and the alert below appears"),
-    ("notifications", "auditcast emit auth.suspicious_activity --user doctor: whoever is on call hears of it"),
+    ("alerts", "auditcast emit auth.suspicious_activity --user doctor: it is on the page at once"),
     ("rate limiting", "sign in six times with a wrong password: the sixth is refused with 429"),
     ("sign-in", "the right password lets in, a wrong one does not, one that is too short is not taken by auditcast user passwd"),
     ("session", "leave the page alone: it warns before the session ends, and renews it when it is used"),
@@ -218,7 +218,7 @@ fn secrets(report: &mut Report, config: &Config) {
             report.warn(
                 "secret",
                 format!("{path} holds a secret and others may read it"),
-                format!("chmod 600 {path}, or use JWT_SECRET_KEY_FILE"),
+                format!("chmod 600 {path}, or put the secret into a file of its own (…_FILE)"),
             );
         }
     }

@@ -32,6 +32,7 @@ pub struct Emit {
     /// User id
     #[arg(long, value_name = "ID", conflicts_with = "file")]
     pub user: Option<String>,
+    /// User name
     #[arg(long, value_name = "NAME", conflicts_with = "file")]
     pub username: Option<String>,
     /// Session id
@@ -40,6 +41,7 @@ pub struct Emit {
     /// The client's address
     #[arg(long, value_name = "ADDRESS", conflicts_with = "file")]
     pub ip: Option<String>,
+    /// What an alert of it says
     #[arg(long, value_name = "TEXT", conflicts_with = "file")]
     pub message: Option<String>,
     /// low, medium, high or critical

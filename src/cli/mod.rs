@@ -51,13 +51,13 @@ pub struct Cli {
 #[derive(Clone, Debug, Default, Args)]
 pub struct Global {
     /// Configuration file [default: $AUDITCAST_CONFIG, ./config.toml, /etc/auditcast/config.toml, built-in]
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH", display_order = 900)]
     pub config: Option<PathBuf>,
     /// File of environment variables (NAME=VALUE, values with $ in single quotes); the process's own win
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH", display_order = 901)]
     pub env_file: Option<PathBuf>,
     /// How auditcast's own log on stderr is written
-    #[arg(long, global = true, value_name = "FORMAT")]
+    #[arg(long, global = true, value_name = "FORMAT", display_order = 902)]
     pub log: Option<LogFormat>,
 }
 

@@ -60,6 +60,7 @@ pub struct Check {
     /// User id
     #[arg(value_name = "USER")]
     pub user: String,
+    /// Permission, such as audit.view
     #[arg(value_name = "PERMISSION")]
     pub permission: String,
     /// Among those for this resource [default: among all that count here]

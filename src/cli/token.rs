@@ -41,6 +41,7 @@ pub struct Issue {
     /// User id
     #[arg(long, value_name = "ID")]
     pub user: String,
+    /// User name, as shown beside what its bearer does
     #[arg(long, value_name = "NAME")]
     pub username: Option<String>,
     /// Role; its permissions are those of [auth.roles]

@@ -31,6 +31,9 @@ static BUILT_IN_READ: LazyLock<BuiltIn> = LazyLock::new(|| {
             Err(wrong) => read.faults.extend(wrong),
         }
     }
+    for trial in &mut read.trials {
+        trial.built_in = true;
+    }
     read
 });
 

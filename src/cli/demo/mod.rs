@@ -35,7 +35,7 @@ pub struct Demo {
     /// Port of the page [default: a free one]
     #[arg(long, value_name = "N")]
     pub port: Option<u16>,
-    /// Audit events a second of the simulated application
+    /// Audit events a second of the simulated application [default: 20]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub rate: Option<u32>,
 }

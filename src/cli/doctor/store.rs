@@ -55,7 +55,6 @@ pub(super) async fn check(report: &mut Report, config: &Config, reach: &Reach) {
             _ => {}
         }
     }
-    super::people::check(report, reach).await;
 }
 
 async fn clock(report: &mut Report, store: &Reach) {
