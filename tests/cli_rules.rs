@@ -113,6 +113,15 @@ fn replay_gives_the_same_for_the_same() {
         (&json!("added"), &json!("few"), &json!(3))
     );
 
+    // One file is as good as its directory, and a pipe in a directory is not waited for.
+    let one = run(dir.path(), &["replay", "--file", "f.jsonl", "--rules", "before/few.toml", "--diff", "after/few.toml"]);
+    assert_eq!((one.0, one.1), (Some(0), out));
+    let made = std::process::Command::new("mkfifo").arg(dir.path().join("after/pipe.toml")).status().expect("mkfifo runs");
+    assert!(made.success());
+    let (code, _, error) = run(dir.path(), &["replay", "--file", "f.jsonl", "--rules", "after"]);
+    assert_eq!(code, Some(2));
+    assert!(error.contains("\"pipe.toml\" in it is no regular file"), "{error}");
+
     let (code, _, error) = run(dir.path(), &["replay", "--file", "none.jsonl"]);
     assert_eq!(code, Some(1));
     assert!(error.starts_with("could not read none.jsonl: "), "{error}");

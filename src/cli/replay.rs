@@ -28,11 +28,11 @@ pub struct Replay {
     /// JSON lines, one audit event each, by their own times; `-` is standard input
     #[arg(long, value_name = "PATH")]
     pub file: PathBuf,
-    /// Directory of rule files in place of the configuration's
-    #[arg(long, value_name = "DIR")]
+    /// Rule file, or directory of them, in place of the configuration's
+    #[arg(long, value_name = "PATH")]
     pub rules: Option<PathBuf>,
-    /// Tell only what other rules would change: alerts that this directory's would fire beside, or not at all
-    #[arg(long, value_name = "DIR")]
+    /// Tell only what other rules would change: alerts that those of this file or directory would fire beside, or not at all
+    #[arg(long, value_name = "PATH")]
     pub diff: Option<PathBuf>,
     /// The configured source whose events these are [default: the first]
     #[arg(long, value_name = "NAME")]

@@ -83,14 +83,23 @@ pub(super) fn lay(tree: &mut Table, config: Option<&Path>, faults: &mut Vec<Faul
     trials
 }
 
-/// The rule files, by name.
+/// The rule files of a directory, by name; or the one file that it is.
 fn files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+    if dir.is_file() {
+        return Ok(vec![dir.to_owned()]);
+    }
     let mut files = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "toml") {
-            files.push(path);
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
         }
+        // A pipe's end may never come.
+        if !path.is_file() {
+            let name = path.file_name().unwrap_or_default().display().to_string();
+            return Err(std::io::Error::other(format!("{} in it is no regular file", quoted(&name))));
+        }
+        files.push(path);
     }
     files.sort();
     if files.len() > FILES_MAX {

@@ -128,5 +128,5 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture(scope="session")
 def long_run():
-    """AUDITCAST_LONG=1: outages and slow clients take the time that the issue names."""
+    """AUDITCAST_LONG=1: outages, floods and slow clients take minutes."""
     return os.environ.get("AUDITCAST_LONG", "0") == "1"

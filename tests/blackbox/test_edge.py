@@ -1,6 +1,6 @@
 """The edge under attack: whatever is sent from elsewhere, 50 good clients get their alerts, memory stays where it is, nothing breaks.
 
-The attacks come from a process of their own (`flood.py`). Short forms; AUDITCAST_LONG=1: as long as the issue names.
+The attacks come from a process of their own (`flood.py`). Short forms; AUDITCAST_LONG=1: minutes of each.
 """
 
 import json
@@ -156,7 +156,7 @@ def secure(make_daemon, store, certificates, **config):
 
 @pytest.mark.timeout(180)
 def test_a_new_certificate_disturbs_nobody(redis_server, make_daemon, certificates, figures, long_run):
-    """Half of the issue's point 7: connections live on, new handshakes get the new one; a bad one changes nothing and is told."""
+    """Connections live on, new handshakes get the new one; a bad one changes nothing and is told."""
     daemon = secure(make_daemon, redis_server, certificates, limits={"connections_per_user": 2000})
     assert daemon.public.startswith("https://") and daemon.ops.startswith("https://")
     context = certificates.context()
