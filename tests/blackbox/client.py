@@ -1,16 +1,49 @@
 """An independent WebSocket client of the feed (contract §5): one thread reads, everything that came is kept in order."""
 
+import asyncio
 import json
 import threading
 import time
 from urllib.parse import urlencode
 
+from websockets.asyncio.client import connect as connect_asyncio
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 import tokens
 
 PROTOCOL = "auditcast.v1"
+
+
+class OverTls:
+    """The same calls, on one thread for all connections: the other client reads with one thread and writes with another, and before
+    3.13 Python loses bytes of a TLS socket that is used like that."""
+
+    loop = None
+
+    def __init__(self, url, **options):
+        if OverTls.loop is None:
+            OverTls.loop = asyncio.new_event_loop()
+            threading.Thread(target=OverTls.loop.run_forever, daemon=True).start()
+        del options["legacy"]
+
+        async def connecting():
+            return await connect_asyncio(url, **options)
+
+        self.connection = self._wait(connecting())
+
+    @staticmethod
+    def _wait(coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, OverTls.loop).result()
+
+    def recv(self):
+        return self._wait(self.connection.recv())
+
+    def send(self, text):
+        self._wait(self.connection.send(text))
+
+    def close(self):
+        self._wait(self.connection.close())
 
 
 class Client:
@@ -38,7 +71,8 @@ class Client:
         self.reason = None
         self.error = None
         self.changed = threading.Condition()
-        self.socket = connect(url, origin=origin, subprotocols=protocols or None, additional_headers=headers, **options)
+        opening = OverTls if "ssl" in options else connect
+        self.socket = opening(url, origin=origin, subprotocols=protocols or None, additional_headers=headers, **options)
         self.thread = threading.Thread(target=self._read, daemon=True)
         self.thread.start()
         if how == "frame":
