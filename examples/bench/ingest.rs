@@ -82,7 +82,7 @@ impl Backlog {
 
     /// Holds the daemon to having counted every entry, which it says at a slot's end.
     pub fn counted(&self, daemon: &Daemon) -> Res<()> {
-        daemon.wait_series("auditcast_source_events_total", self.entries as f64, Duration::from_secs(30))
+        daemon.wait_series("auditcast_source_events_total{source=\"audit\"}", self.entries as f64, Duration::from_secs(30))
     }
 
     fn cost(&self, wall: Duration, cpu: Duration, redis: Duration) -> Cost {
